@@ -1,0 +1,104 @@
+//! What the POSIX layer stands on: replicated metadata and replicated chunks.
+//!
+//! Leases and write-behind will be another implementation of [`Backend`] between the POSIX layer and the node's,
+//! which is why reads name the inodes that they are about.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use raftstore::kv::KvError;
+use raftstore::meta::{ChunkId, Ino, MetaError, Op, Reader, Reply, SessionId};
+
+/// Why the cluster could not do something.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BackendError {
+    /// The state machine's answer.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+    /// Nothing refers to this chunk any more: read the extents again.
+    #[error("chunk {0} is gone")]
+    ChunkGone(ChunkId),
+    /// No node that can be reached has good bytes of this chunk.
+    #[error("no good copy of chunk {0} can be reached")]
+    ChunkLost(ChunkId),
+    /// There is no quorum, and the administrator chose errors instead of waiting.
+    #[error("no quorum: {0}")]
+    NoQuorum(String),
+    /// The nodes' media are full.
+    #[error("no space left on a majority of the chunk's nodes")]
+    NoSpace,
+    /// This node's own store failed.
+    #[error(transparent)]
+    Kv(#[from] KvError),
+    /// The node is shutting down, or its journal is poisoned.
+    #[error("this node has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Proposes changes.
+#[async_trait]
+pub trait Propose: Send + Sync + 'static {
+    /// Commits `op`: returns once it is on the media of a majority and applied on this node, so that
+    /// [`Backend::reader`] shows it. Waits as long as there is no quorum. Dropping the future abandons the wait,
+    /// not the proposal.
+    ///
+    /// # Errors
+    /// [`BackendError::Meta`] if the state machine refused; nothing was changed then.
+    async fn submit(&self, op: Op, payload: Bytes) -> Result<Reply, BackendError>;
+}
+
+/// The cluster as the POSIX layer sees it.
+#[async_trait]
+pub trait Backend: Propose {
+    /// Returns once [`Backend::reader`] shows, for these inodes, everything that any node was told is done before
+    /// this call. Waits as long as there is no quorum.
+    async fn refresh(&self, inodes: &[Ino]) -> Result<(), BackendError>;
+
+    /// This node's own copy of the metadata.
+    fn reader(&self) -> Reader;
+
+    /// The session that proposals run under; changes if it was expired.
+    fn session(&self) -> SessionId;
+
+    /// Stores up to `CHUNK_BYTES_MAX` bytes as a new chunk, durable on a majority of its nodes when this returns.
+    /// The chunk is kept only if an op that refers to it is submitted before [`ChunkGuard`] is dropped.
+    async fn write_chunk(&self, data: Bytes) -> Result<ChunkGuard, BackendError>;
+
+    /// Verified bytes of a chunk or log payload, from the nearest good copy.
+    async fn read_chunk(&self, id: ChunkId, offset: u32, len: u32) -> Result<Bytes, BackendError>;
+
+    /// What statfs tells: room for file data, replicas counted.
+    async fn space(&self) -> Result<ClusterSpace, BackendError>;
+}
+
+/// A chunk on its way to an op that refers to it. While it lives, the session's `chunk_floor` stays at or below it.
+pub struct ChunkGuard {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Runs when the guard goes.
+    release: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+impl ChunkGuard {
+    /// `release` is called when the guard is dropped.
+    #[must_use]
+    pub fn new(id: ChunkId, release: Box<dyn FnOnce() + Send + Sync>) -> Self {
+        Self { id, release: Some(release) }
+    }
+}
+
+impl Drop for ChunkGuard {
+    fn drop(&mut self) {
+        if let Some(release) = self.release.take() {
+            release();
+        }
+    }
+}
+
+/// Room for file data in the cluster: what one byte costs on every replica is counted once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClusterSpace {
+    /// Bytes of file data that fit in all.
+    pub capacity_bytes: u64,
+    /// Bytes that still fit.
+    pub available_bytes: u64,
+}

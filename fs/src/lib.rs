@@ -1,0 +1,10 @@
+//! The Bramble node: FUSE glue, POSIX logic, chunk store and replication, the daemon and its command line.
+//!
+//! Layers point one way: [`fuse`] → [`posix`] → [`backend`] ← implemented by [`node`] on `raftstore` and [`chunk`].
+
+pub mod backend;
+pub mod chunk;
+pub mod cli;
+pub mod fuse;
+pub mod node;
+pub mod posix;

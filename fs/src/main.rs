@@ -1,0 +1,3 @@
+//! The `bramble` binary.
+
+fn main() {}

@@ -1,0 +1,4 @@
+//! The machine's filesystem.
+/// The machine's filesystem.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RealDisk;

@@ -1,0 +1,18 @@
+//! The metadata state machine: what Raft's log means.
+//!
+//! [`Op`]s go in through [`MetaStore::apply`], a pure function of the state and the proposal; [`Reader`] answers
+//! questions about the state; [`Event`]s tell the node what changed.
+
+mod error;
+mod event;
+mod op;
+mod reader;
+mod store;
+mod types;
+
+pub use error::{MetaError, Refusal};
+pub use event::{Event, Observer};
+pub use op::*;
+pub use reader::*;
+pub use store::MetaStore;
+pub use types::*;

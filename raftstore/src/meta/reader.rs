@@ -1,0 +1,132 @@
+//! Questions to the state.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::types::*;
+use crate::kv::{KvError, Read};
+
+/// A name in a directory listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirItem {
+    /// Its name.
+    pub name: Bytes,
+    /// What it stands for.
+    pub entry: Dirent,
+}
+
+/// A log payload that files still need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LivePayload {
+    /// Index of the log entry.
+    pub log_index: u64,
+    /// A file that refers to it.
+    pub ino: Ino,
+    /// How many of its bytes that file still shows.
+    pub live_bytes: u64,
+}
+
+/// Reads the state: the newest, or a consistent snapshot, depending on where it was taken from. Calls are short
+/// (an engine look-up each) but may read the medium.
+#[derive(Clone)]
+pub struct Reader {
+    kv: Arc<dyn Read>,
+}
+
+impl Reader {
+    /// Reads through `kv`.
+    #[must_use]
+    pub fn new(kv: Arc<dyn Read>) -> Self {
+        Self { kv }
+    }
+    /// The inode, also if it is unlinked but not yet reaped.
+    pub fn inode(&self, ino: Ino) -> Result<Option<Inode>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// The entry `name` of directory `parent`; `None` also if there is no such directory.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// Up to `items_max` entries of `parent` with cookies above `after`, in cookie order (without `.` and `..`).
+    pub fn list(&self, parent: Ino, after: u64, items_max: usize) -> Result<Vec<DirItem>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// An extended attribute's value.
+    pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// Names of all extended attributes, sorted.
+    pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Bytes>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// Up to `extents_max` extents that intersect `offset..end`, whole, in order.
+    pub fn extents(&self, ino: Ino, offset: u64, end: u64, extents_max: usize) -> Result<Vec<Extent>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// All locks on an inode.
+    pub fn locks(&self, ino: Ino) -> Result<Vec<Lock>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// Totals.
+    pub fn usage(&self) -> Result<Usage, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// What was fixed at `init`; `None` before that was applied.
+    pub fn cluster(&self) -> Result<Option<ClusterInfo>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// All nodes, by id.
+    pub fn nodes(&self) -> Result<Vec<NodeInfo>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// Nodes of a placement group; empty if none were chosen yet.
+    pub fn placement(&self, group: u32) -> Result<Vec<NodeId>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// A session, if it is alive.
+    pub fn session(&self, id: SessionId) -> Result<Option<Session>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// All live sessions.
+    pub fn sessions(&self) -> Result<Vec<Session>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// Whether anything refers to the chunk or log payload.
+    pub fn chunk_is_live(&self, id: ChunkId) -> Result<bool, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// Up to `chunks_max` referenced chunks (not log payloads) after `after`, in id order, each once.
+    pub fn chunks(&self, after: Option<ChunkId>, chunks_max: usize) -> Result<Vec<ChunkId>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// Up to `items_max` log payloads with an index of at least `from` that files refer to, oldest first.
+    pub fn live_payloads(&self, from: u64, items_max: usize) -> Result<Vec<LivePayload>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// Up to `inodes_max` unlinked inodes above `after`.
+    pub fn orphans(&self, after: Ino, inodes_max: usize) -> Result<Vec<Ino>, KvError> {
+        let _ = &self.kv;
+        Err(KvError::Io("not built yet".into()))
+    }
+    /// Hashes of valid join tokens and how long they were to be valid, in seconds.
+    pub fn tokens(&self) -> Result<Vec<([u8; 32], u64)>, KvError> {
+        Err(KvError::Io("not built yet".into()))
+    }
+}
