@@ -24,13 +24,15 @@ pub enum TransportError {
 /// Chunk traffic between nodes; the node implements it over gRPC, tests in memory.
 #[async_trait]
 pub trait ChunkTransport: Send + Sync + 'static {
-    /// Stores a chunk on `to`, which passes it on along `chain`. Answers the nodes that made it durable.
+    /// Stores a chunk on `to`, which passes it on along `chain`. Answers the nodes that made it durable: as soon as
+    /// they are `enough` (the rest of the chain is served behind the answer), or when all have succeeded or failed.
     async fn put(
         &self,
         to: NodeId,
         id: ChunkId,
         data: Bytes,
         chain: Vec<NodeId>,
+        enough: u32,
     ) -> Result<Vec<NodeId>, TransportError>;
     /// Verified bytes; `len` 0 means to the end.
     async fn get(&self, from: NodeId, id: ChunkId, offset: u32, len: u32) -> Result<Bytes, TransportError>;
