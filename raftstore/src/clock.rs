@@ -18,9 +18,15 @@ impl Timestamp {
     #[must_use]
     pub fn successor(self) -> Self {
         if self.nsec >= 999_999_999 {
-            Self { sec: self.sec.saturating_add(1), nsec: 0 }
+            Self {
+                sec: self.sec.saturating_add(1),
+                nsec: 0,
+            }
         } else {
-            Self { sec: self.sec, nsec: self.nsec + 1 }
+            Self {
+                sec: self.sec,
+                nsec: self.nsec + 1,
+            }
         }
     }
 }
@@ -40,11 +46,17 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn wall(&self) -> Timestamp {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        Timestamp { sec: now.tv_sec, nsec: u32::try_from(now.tv_nsec).unwrap_or(0) }
+        Timestamp {
+            sec: now.tv_sec,
+            nsec: u32::try_from(now.tv_nsec).unwrap_or(0),
+        }
     }
 
     fn monotonic(&self) -> Duration {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        Duration::new(u64::try_from(now.tv_sec).unwrap_or(0), u32::try_from(now.tv_nsec).unwrap_or(0))
+        Duration::new(
+            u64::try_from(now.tv_sec).unwrap_or(0),
+            u32::try_from(now.tv_nsec).unwrap_or(0),
+        )
     }
 }

@@ -8,6 +8,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+mod memory;
+mod scan;
+
+pub use memory::MemoryEngine;
+pub use scan::is_empty_range;
+
 /// Why an engine failed. Any of these means that the local state can no longer be trusted: the node rebuilds it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum KvError {
@@ -33,7 +39,15 @@ pub trait Read: Send + Sync {
     /// The value under `key`.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError>;
     /// Pairs with keys in `range`, ascending, or descending if `reverse`. Memory stays bounded however many there are.
+    /// A scan shows the state at the time of the call, whatever is written while it runs.
     fn scan(&self, range: KeyRange, reverse: bool) -> Scan<'_>;
+    /// As [`Read::scan`], but the scan keeps what it reads from alive by itself.
+    fn scan_owned(self: Arc<Self>, range: KeyRange, reverse: bool) -> Scan<'static>
+    where
+        Self: 'static,
+    {
+        Box::new(scan::PagedScan::new(self, range, reverse))
+    }
 }
 
 /// Changes that become visible together, and survive a crash together or not at all. Of two changes to one key

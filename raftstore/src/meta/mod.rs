@@ -3,16 +3,19 @@
 //! [`Op`]s go in through [`MetaStore::apply`], a pure function of the state and the proposal; [`Reader`] answers
 //! questions about the state; [`Event`]s tell the node what changed.
 
+mod apply;
 mod error;
 mod event;
 mod op;
 mod reader;
 mod store;
+mod txn;
 mod types;
 
 pub use error::{MetaError, Refusal};
 pub use event::{Event, Observer};
 pub use op::*;
 pub use reader::*;
-pub use store::MetaStore;
+pub use store::{AppliedState, MetaStore};
+pub use txn::{Savepoint, Txn};
 pub use types::*;

@@ -29,7 +29,14 @@ pub struct Proposal {
 
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{} {:?} +{}", self.session.0, self.seq, self.op, self.payload.len())
+        write!(
+            f,
+            "{}/{} {:?} +{}",
+            self.session.0,
+            self.seq,
+            self.op,
+            self.payload.len()
+        )
     }
 }
 

@@ -66,7 +66,13 @@ impl Reader {
         Err(KvError::Io("not built yet".into()))
     }
     /// Up to `extents_max` extents that intersect `offset..end`, whole, in order.
-    pub fn extents(&self, ino: Ino, offset: u64, end: u64, extents_max: usize) -> Result<Vec<Extent>, KvError> {
+    pub fn extents(
+        &self,
+        ino: Ino,
+        offset: u64,
+        end: u64,
+        extents_max: usize,
+    ) -> Result<Vec<Extent>, KvError> {
         let _ = &self.kv;
         Err(KvError::Io("not built yet".into()))
     }

@@ -55,7 +55,10 @@ impl ChunkId {
     /// The chunk that is the payload of the log entry at `log_index`.
     #[must_use]
     pub fn payload(log_index: u64) -> Self {
-        Self { session: 0, seq: log_index }
+        Self {
+            session: 0,
+            seq: log_index,
+        }
     }
 
     /// The log index, if this chunk is a log entry's payload.
