@@ -1,0 +1,41 @@
+# Shared by the scripts beside this file; they source it.
+# shellcheck shell=sh
+
+# The oldest Rust that builds Bramble (Cargo.toml, rust-version).
+RUST_MIN=1.90
+
+say() { printf '== %s\n' "$*"; }
+die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
+
+need_root() {
+    [ "$(id -u)" = 0 ] || die "run this as root: it mounts filesystems (sudo $0 $*)"
+}
+
+# need_packages PACKAGE...: installs those that are missing, on Debian and its relatives.
+need_packages() {
+    missing=
+    for package in "$@"; do
+        dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii' || missing="$missing $package"
+    done
+    [ -n "$missing" ] || return 0
+    command -v apt-get >/dev/null || die "please install:$missing (no apt-get on this machine to do it)"
+    say "installing$missing"
+    # The lists may be missing or old, or they may be fine and the network down: only the install decides.
+    apt-get -q update >/dev/null 2>&1 || true
+    # shellcheck disable=SC2086 # a list of words
+    DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends $missing >/dev/null ||
+        die "apt-get could not install:$missing"
+}
+
+# Debian 12's own Rust is too old, and a toolchain is the user's choice: say what is needed, install nothing.
+need_rust() {
+    [ -d "${CARGO_HOME:-$HOME/.cargo}/bin" ] && PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"
+    have=$(cargo --version 2>/dev/null | cut -d' ' -f2)
+    [ -n "$have" ] && [ "$(printf '%s\n' "$RUST_MIN" "$have" | sort -V | head -n1)" = "$RUST_MIN" ] ||
+        die "Rust $RUST_MIN or newer is needed, and this machine has ${have:-none}: install it with rustup (https://rustup.rs), then run this again"
+}
+
+need_fuse() {
+    [ -c /dev/fuse ] || modprobe fuse 2>/dev/null || true
+    [ -c /dev/fuse ] || die "there is no /dev/fuse: load the kernel's fuse module (modprobe fuse); in a container, pass the device in"
+}

@@ -1,0 +1,149 @@
+//! System calls that the standard library does not wrap.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, FallocateFlags, RenameFlags, Statx, StatxFlags};
+
+/// Locks or unlocks `len` bytes from `start` by fcntl. With `wait`, blocks until the lock is had.
+///
+/// # Errors
+/// `EAGAIN` if the bytes are locked by another and `wait` is false.
+#[expect(unsafe_code, reason = "rustix has no byte-range locks")]
+pub fn lock_range(file: &File, kind: RangeLock, start: i64, len: i64, wait: bool) -> io::Result<()> {
+    let lock = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: start,
+        l_len: len,
+        l_pid: 0,
+    };
+    let command = if wait { libc::F_SETLKW } else { libc::F_SETLK };
+    // SAFETY: `lock` is a valid flock structure for the time of the call.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), command, &raw const lock) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// What [`lock_range`] does.
+#[derive(Debug, Clone, Copy)]
+#[repr(i32)]
+pub enum RangeLock {
+    /// Shared lock.
+    Read = libc::F_RDLCK,
+    /// Exclusive lock.
+    Write = libc::F_WRLCK,
+    /// No lock.
+    Unlock = libc::F_UNLCK,
+}
+
+/// A file's first bytes, mapped.
+pub struct Map {
+    start: *mut u8,
+    len: usize,
+}
+
+impl Map {
+    /// Maps `len` bytes of `file`; with `shared`, writes reach the file.
+    ///
+    /// # Errors
+    /// As mmap.
+    #[expect(unsafe_code, reason = "memory maps are what is tested")]
+    pub fn new(file: &File, len: usize, shared: bool) -> io::Result<Self> {
+        let flags = if shared {
+            libc::MAP_SHARED
+        } else {
+            libc::MAP_PRIVATE
+        };
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: a new mapping, at an address that the kernel chooses, unmapped in `drop`.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, file.as_raw_fd(), 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Self {
+            start: start.cast(),
+            len,
+        })
+    }
+
+    /// A copy of what is mapped at `range`.
+    ///
+    /// # Panics
+    /// If the range is outside the mapping.
+    #[must_use]
+    #[expect(unsafe_code, reason = "memory maps are what is tested")]
+    pub fn read(&self, range: std::ops::Range<usize>) -> Vec<u8> {
+        assert!(range.start <= range.end && range.end <= self.len);
+        // SAFETY: within the mapping; volatile, since others change the file.
+        range
+            .map(|at| unsafe { self.start.add(at).read_volatile() })
+            .collect()
+    }
+
+    /// Writes through the mapping.
+    ///
+    /// # Panics
+    /// If `bytes` do not fit.
+    #[expect(unsafe_code, reason = "memory maps are what is tested")]
+    pub fn write(&mut self, at: usize, bytes: &[u8]) {
+        assert!(at + bytes.len() <= self.len);
+        for (i, byte) in bytes.iter().enumerate() {
+            // SAFETY: within the mapping.
+            unsafe { self.start.add(at + i).write_volatile(*byte) };
+        }
+    }
+
+    /// msync.
+    ///
+    /// # Errors
+    /// As msync.
+    #[expect(unsafe_code, reason = "memory maps are what is tested")]
+    pub fn sync(&self) -> io::Result<()> {
+        // SAFETY: exactly this mapping.
+        let result = unsafe { libc::msync(self.start.cast(), self.len, libc::MS_SYNC) };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+}
+
+impl Drop for Map {
+    #[expect(unsafe_code, reason = "memory maps are what is tested")]
+    fn drop(&mut self) {
+        // SAFETY: exactly this mapping, which nothing refers to any more.
+        let _ = unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}
+
+/// renameat2 with flags.
+///
+/// # Errors
+/// As renameat2.
+pub fn rename_with(from: &Path, to: &Path, flags: RenameFlags) -> io::Result<()> {
+    rustix::fs::renameat_with(CWD, from, CWD, to, flags).map_err(Into::into)
+}
+
+/// fallocate.
+///
+/// # Errors
+/// As fallocate.
+pub fn fallocate(file: impl AsFd, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
+    rustix::fs::fallocate(file, flags, offset, len).map_err(Into::into)
+}
+
+/// What stat and birth time say of a path, symlinks not followed.
+///
+/// # Errors
+/// As statx.
+pub fn statx(path: &Path) -> io::Result<Statx> {
+    let all = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, all).map_err(Into::into)
+}
