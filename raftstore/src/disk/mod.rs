@@ -12,7 +12,7 @@ mod real;
 mod sim;
 
 pub use real::RealDisk;
-pub use sim::SimDisk;
+pub use sim::{CrashMode, SimCounters, SimDisk};
 
 /// How [`Disk::open`] treats a missing file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub trait Disk: Send + Sync + 'static {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>>;
     /// Names in a directory, sorted. `NotFound` if there is no such directory.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
-    /// Creates a directory and its parents.
+    /// Creates a directory and its parents. Durable when it returns: no [`Disk::sync_dir`] of the parents is needed.
     fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
@@ -72,3 +72,6 @@ pub trait DiskFile: Send + Sync + 'static {
         Ok(self.len()? == 0)
     }
 }
+
+#[cfg(test)]
+mod tests;
