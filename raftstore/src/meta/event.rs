@@ -7,7 +7,7 @@ use super::types::*;
 /// Something changed. Sent in log order, after readers can see the change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// Contents of a file changed (`by` is the session that proposed it).
+    /// Contents of a file changed, and attributes with them (`by` is the session that proposed it).
     Data {
         /// Which file.
         ino: Ino,
@@ -45,7 +45,8 @@ pub enum Event {
         /// Which chunk.
         id: ChunkId,
     },
-    /// A chunk (not a log payload) lost its last reference.
+    /// A chunk (not a log payload) lost its last reference. It may get one again as long as its session lives and
+    /// the session's `chunk_floor` is not above it; its bytes may go once neither can happen any more.
     ChunkDead {
         /// Which chunk.
         id: ChunkId,

@@ -6,11 +6,15 @@
 mod apply;
 mod error;
 mod event;
+mod keys;
 mod op;
 mod reader;
 mod store;
+mod tables;
+pub mod testing;
 mod txn;
 mod types;
+mod value;
 
 pub use error::{MetaError, Refusal};
 pub use event::{Event, Observer};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::types::*;
+use super::{keys, tables};
 use crate::kv::{KvError, Read};
 
 /// A name in a directory listing.
@@ -40,31 +41,32 @@ impl Reader {
     pub fn new(kv: Arc<dyn Read>) -> Self {
         Self { kv }
     }
+
     /// The inode, also if it is unlinked but not yet reaped.
     pub fn inode(&self, ino: Ino) -> Result<Option<Inode>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::inode(self.kv.as_ref(), ino)
     }
+
     /// The entry `name` of directory `parent`; `None` also if there is no such directory.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::entry(self.kv.as_ref(), parent, name)
     }
+
     /// Up to `items_max` entries of `parent` with cookies above `after`, in cookie order (without `.` and `..`).
     pub fn list(&self, parent: Ino, after: u64, items_max: usize) -> Result<Vec<DirItem>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::list(self.kv.as_ref(), parent, after, items_max)
     }
+
     /// An extended attribute's value.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Bytes>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::xattr(self.kv.as_ref(), ino, name)
     }
+
     /// Names of all extended attributes, sorted.
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<Bytes>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::xattr_names(self.kv.as_ref(), ino)
     }
+
     /// Up to `extents_max` extents that intersect `offset..end`, whole, in order.
     pub fn extents(
         &self,
@@ -73,66 +75,66 @@ impl Reader {
         end: u64,
         extents_max: usize,
     ) -> Result<Vec<Extent>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::extents(self.kv.as_ref(), ino, offset, end, extents_max)
     }
+
     /// All locks on an inode.
     pub fn locks(&self, ino: Ino) -> Result<Vec<Lock>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::locks_with(self.kv.as_ref(), &keys::locks(ino))
     }
+
     /// Totals.
     pub fn usage(&self) -> Result<Usage, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::usage(self.kv.as_ref())
     }
+
     /// What was fixed at `init`; `None` before that was applied.
     pub fn cluster(&self) -> Result<Option<ClusterInfo>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::cluster(self.kv.as_ref())
     }
+
     /// All nodes, by id.
     pub fn nodes(&self) -> Result<Vec<NodeInfo>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::nodes(self.kv.as_ref())
     }
+
     /// Nodes of a placement group; empty if none were chosen yet.
     pub fn placement(&self, group: u32) -> Result<Vec<NodeId>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::placement(self.kv.as_ref(), group)
     }
+
     /// A session, if it is alive.
     pub fn session(&self, id: SessionId) -> Result<Option<Session>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::session(self.kv.as_ref(), id)
     }
+
     /// All live sessions.
     pub fn sessions(&self) -> Result<Vec<Session>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::sessions(self.kv.as_ref())
     }
+
     /// Whether anything refers to the chunk or log payload.
     pub fn chunk_is_live(&self, id: ChunkId) -> Result<bool, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::chunk_is_live(self.kv.as_ref(), id)
     }
+
     /// Up to `chunks_max` referenced chunks (not log payloads) after `after`, in id order, each once.
     pub fn chunks(&self, after: Option<ChunkId>, chunks_max: usize) -> Result<Vec<ChunkId>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::chunks(self.kv.as_ref(), after, chunks_max)
     }
+
     /// Up to `items_max` log payloads with an index of at least `from` that files refer to, oldest first.
     pub fn live_payloads(&self, from: u64, items_max: usize) -> Result<Vec<LivePayload>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::live_payloads(self.kv.as_ref(), from, items_max)
     }
+
     /// Up to `inodes_max` unlinked inodes above `after`.
     pub fn orphans(&self, after: Ino, inodes_max: usize) -> Result<Vec<Ino>, KvError> {
-        let _ = &self.kv;
-        Err(KvError::Io("not built yet".into()))
+        tables::orphans(self.kv.as_ref(), after, inodes_max)
     }
+
     /// Hashes of valid join tokens and how long they were to be valid, in seconds.
     pub fn tokens(&self) -> Result<Vec<([u8; 32], u64)>, KvError> {
-        Err(KvError::Io("not built yet".into()))
+        tables::tokens(self.kv.as_ref())
     }
 }

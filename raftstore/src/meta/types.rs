@@ -125,7 +125,8 @@ pub struct Inode {
     pub allocated_bytes: u64,
     /// Last access, as set by utimensat or creation: reads do not change it (as `noatime`).
     pub atime: Timestamp,
-    /// Last change of contents. Strictly later after each change of contents.
+    /// Last change of contents, or what utimensat set it to. No two changes of contents give it the same value,
+    /// even if the clocks of their nodes differ.
     pub mtime: Timestamp,
     /// Last change of anything.
     pub ctime: Timestamp,
@@ -141,6 +142,9 @@ pub struct Inode {
     pub has_xattrs: bool,
     /// Counts changes of contents (data of a file, entries of a directory).
     pub data_version: u64,
+    /// The mtime that the last change of contents gave; the next one gives a later one, whatever utimensat has
+    /// set mtime to in between.
+    pub contents_time: Timestamp,
 }
 
 /// A directory entry.
@@ -187,6 +191,42 @@ impl Extent {
     #[must_use]
     pub fn end(&self) -> u64 {
         self.offset.saturating_add(self.len)
+    }
+
+    /// The part of the extent that lies in `start..end`; its `len` is 0 if there is none.
+    #[must_use]
+    pub fn clip(&self, start: u64, end: u64) -> Self {
+        let start = start.max(self.offset);
+        let skipped = u32::try_from(start - self.offset).unwrap_or(u32::MAX);
+        let source = match self.source {
+            Source::Zero => Source::Zero,
+            Source::Chunk { id, offset } => Source::Chunk {
+                id,
+                offset: offset.saturating_add(skipped),
+            },
+        };
+        Self {
+            offset: start,
+            len: end.min(self.end()).saturating_sub(start),
+            source,
+        }
+    }
+
+    /// Whether `next` starts where this extent ends, in the file and in what holds the bytes.
+    #[must_use]
+    pub fn continues_in(&self, next: &Self) -> bool {
+        self.end() == next.offset
+            && match (self.source, next.source) {
+                (Source::Zero, Source::Zero) => true,
+                (
+                    Source::Chunk { id, offset },
+                    Source::Chunk {
+                        id: next_id,
+                        offset: next_offset,
+                    },
+                ) => id == next_id && u64::from(offset).saturating_add(self.len) == u64::from(next_offset),
+                _ => false,
+            }
     }
 }
 

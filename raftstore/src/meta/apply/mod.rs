@@ -1,15 +1,129 @@
-//! What each proposal does to the state.
+//! What each proposal does to the state: one file for each family of operations.
 
-use super::{Event, MetaError, Proposal, Reply, Txn};
+mod acl;
+mod attributes;
+mod cluster;
+mod data;
+mod extents;
+mod locks;
+mod merge;
+mod namespace;
+mod reap;
+mod refs;
+mod rename;
+mod sessions;
+mod step;
+#[cfg(test)]
+mod tests;
+mod xattr;
+
+use super::{Event, MetaError, Op, Proposal, Reply, Txn};
 use crate::kv::KvError;
+use sessions::Admission;
+use step::{Fail, Step};
 
 /// Applies one proposal: a pure function of what `txn` shows and of the proposal.
-#[expect(clippy::unnecessary_wraps, reason = "the operations are not built yet")]
+///
+/// A refused proposal changes nothing but its session's bookkeeping. Events are appended to `events`.
 pub(crate) fn apply(
-    _txn: &mut Txn<'_>,
-    _log_index: u64,
-    _proposal: &Proposal,
-    _events: &mut Vec<Event>,
+    txn: &mut Txn<'_>,
+    log_index: u64,
+    proposal: &Proposal,
+    events: &mut Vec<Event>,
 ) -> Result<Result<Reply, MetaError>, KvError> {
-    Ok(Err(MetaError::Malformed("operations are not built yet".into())))
+    match sessions::admit(txn, proposal)? {
+        Admission::Admitted => {}
+        Admission::Answered(answer) => return Ok(answer),
+    }
+    let start = txn.savepoint();
+    let answer = match run(txn, log_index, proposal) {
+        Ok((reply, caused)) => {
+            events.extend(caused);
+            Ok(reply)
+        }
+        Err(Fail::Refused(error)) => {
+            txn.rollback(start);
+            Err(error)
+        }
+        Err(Fail::Kv(error)) => return Err(error),
+    };
+    sessions::remember(txn, proposal, &answer)?;
+    Ok(answer)
+}
+
+fn run(txn: &mut Txn<'_>, log_index: u64, proposal: &Proposal) -> Result<(Reply, Vec<Event>), Fail> {
+    let mut step = Step::new(txn, log_index, proposal)?;
+    let reply = dispatch(&mut step, &proposal.op)?;
+    Ok((reply, step.finish()?))
+}
+
+fn dispatch(step: &mut Step<'_, '_>, op: &Op) -> Result<Reply, Fail> {
+    match op {
+        Op::OpenSession { node } => sessions::open(step, *node),
+        Op::ExpireSession { session } => sessions::expire(step, *session),
+        Op::Create {
+            parent,
+            name,
+            new,
+            exclusive,
+        } => namespace::create(step, *parent, name, new, *exclusive),
+        Op::Link { ino, parent, name } => namespace::link(step, *ino, *parent, name),
+        Op::Unlink { parent, name } => namespace::unlink(step, *parent, name),
+        Op::Rmdir { parent, name } => namespace::rmdir(step, *parent, name),
+        Op::Rename {
+            parent,
+            name,
+            new_parent,
+            new_name,
+            mode,
+        } => rename::rename(step, (*parent, name), (*new_parent, new_name), *mode),
+        Op::SetAttr { ino, change } => attributes::set(step, *ino, change),
+        Op::Write {
+            ino,
+            at,
+            data,
+            kill_suid_sgid,
+        } => data::write(step, *ino, *at, *data, *kill_suid_sgid),
+        Op::Fallocate {
+            ino,
+            what,
+            offset,
+            len,
+        } => data::fallocate(step, *ino, *what, *offset, *len),
+        Op::CopyRange {
+            source,
+            source_offset,
+            target,
+            target_offset,
+            len,
+        } => data::copy_range(step, (*source, *source_offset), (*target, *target_offset), *len),
+        Op::SetXattr {
+            ino,
+            name,
+            value,
+            mode,
+            kill_sgid,
+        } => xattr::set(step, *ino, name, value, *mode, *kill_sgid),
+        Op::RemoveXattr { ino, name } => xattr::remove(step, *ino, name),
+        Op::Lock { ino, lock } => locks::lock(step, *ino, *lock),
+        Op::Unlock {
+            ino,
+            owner,
+            start,
+            end,
+        } => locks::unlock(step, *ino, *owner, *start, *end),
+        Op::Reap { inodes } => reap::reap(step, inodes),
+        Op::Merge { ino, runs } => merge::merge(step, *ino, runs),
+        Op::InitCluster(info) => cluster::init(step, info),
+        Op::AddNode {
+            name,
+            listen,
+            token_hash,
+        } => cluster::add_node(step, name, listen, *token_hash),
+        Op::UpdateNode(info) => cluster::update_node(step, info),
+        Op::RemoveNode { node } => cluster::remove_node(step, *node),
+        Op::SetPlacement { group, nodes } => cluster::set_placement(step, *group, nodes),
+        Op::AddToken { hash, valid_s } => cluster::add_token(step, hash, *valid_s),
+        Op::ExpireToken { hash } => cluster::expire_token(step, hash),
+    }
 }

@@ -1,0 +1,253 @@
+//! Names: making, linking and removing them.
+
+use bytes::Bytes;
+
+use crate::meta::keys::{self, Counter};
+use crate::meta::tables::{self, NamedEntry};
+use crate::meta::types::*;
+use crate::meta::{Event, NewInode, Refusal, Reply, value};
+
+use super::step::{Fail, Step, malformed};
+use super::xattr;
+
+/// Refuses what cannot be the name of an entry. The kernel never asks for the malformed ones.
+pub(super) fn check_name(name: &[u8]) -> Result<(), Fail> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(Refusal::NameTooLong.into());
+    }
+    if name.is_empty() || name == b"." || name == b".." || name.iter().any(|b| matches!(b, b'/' | 0)) {
+        return Err(malformed("not a name of a directory entry"));
+    }
+    Ok(())
+}
+
+impl Step<'_, '_> {
+    pub(super) fn entry(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>, Fail> {
+        Ok(tables::entry(self.txn, parent, name)?)
+    }
+
+    fn put_entry(&mut self, parent: Ino, name: &Bytes, entry: Dirent) -> Result<(), Fail> {
+        let named = NamedEntry {
+            name: name.clone(),
+            ino: entry.ino,
+            kind: entry.kind,
+        };
+        self.txn
+            .put(keys::entry_by_name(parent, name).into(), value::encode(&entry)?);
+        self.txn.put(
+            keys::entry_by_cookie(parent, entry.cookie).into(),
+            value::encode(&named)?,
+        );
+        self.events.push(Event::Entry {
+            parent,
+            name: name.clone(),
+            by: self.proposal.session,
+        });
+        self.contents_changed(parent)
+    }
+
+    /// Adds an entry at the end of the directory's order.
+    pub(super) fn add_entry(
+        &mut self,
+        parent: Ino,
+        name: &Bytes,
+        ino: Ino,
+        kind: FileKind,
+    ) -> Result<(), Fail> {
+        let directory = self.edit(parent)?;
+        let cookie = directory.next_cookie;
+        directory.next_cookie += 1;
+        directory.size += 1;
+        self.put_entry(parent, name, Dirent { ino, kind, cookie })
+    }
+
+    /// Makes an entry stand for something else, in the same place of the directory's order.
+    pub(super) fn replace_entry(
+        &mut self,
+        parent: Ino,
+        name: &Bytes,
+        old: Dirent,
+        new: Dirent,
+    ) -> Result<(), Fail> {
+        self.put_entry(
+            parent,
+            name,
+            Dirent {
+                cookie: old.cookie,
+                ..new
+            },
+        )
+    }
+
+    pub(super) fn remove_entry(&mut self, parent: Ino, name: &Bytes, entry: Dirent) -> Result<(), Fail> {
+        self.txn.delete(keys::entry_by_name(parent, name).into());
+        self.txn
+            .delete(keys::entry_by_cookie(parent, entry.cookie).into());
+        let directory = self.edit(parent)?;
+        directory.size = directory.size.saturating_sub(1);
+        self.events.push(Event::Entry {
+            parent,
+            name: name.clone(),
+            by: self.proposal.session,
+        });
+        self.contents_changed(parent)
+    }
+
+    /// Counts one link less; an inode without links becomes an orphan.
+    pub(super) fn drop_link(&mut self, ino: Ino) -> Result<(), Fail> {
+        self.attributes_changed(ino)?;
+        let inode = self.edit(ino)?;
+        inode.nlink = inode.nlink.saturating_sub(1);
+        if inode.nlink == 0 {
+            self.orphan(ino)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a directory that is empty and whose entry is gone or taken.
+    pub(super) fn drop_directory(&mut self, ino: Ino) -> Result<(), Fail> {
+        self.attributes_changed(ino)?;
+        let inode = self.edit(ino)?;
+        inode.nlink = 0;
+        inode.parent = 0;
+        self.orphan(ino)
+    }
+
+    fn orphan(&mut self, ino: Ino) -> Result<(), Fail> {
+        self.txn.put(keys::orphan(ino).into(), value::encode(&())?);
+        self.events.push(Event::Orphaned { ino });
+        Ok(())
+    }
+}
+
+pub(super) fn create(
+    step: &mut Step<'_, '_>,
+    parent: Ino,
+    name: &Bytes,
+    new: &NewInode,
+    exclusive: bool,
+) -> Result<Reply, Fail> {
+    check_name(name)?;
+    let directory = step.directory(parent)?;
+    if let Some(entry) = step.entry(parent, name)? {
+        return match exclusive {
+            true => Err(Refusal::Exists.into()),
+            false => Ok(Reply::Existing(step.inode(entry.ino)?)),
+        };
+    }
+    check_target(new)?;
+    if new.kind == FileKind::Directory && directory.nlink >= LINKS_MAX {
+        return Err(Refusal::TooManyLinks.into());
+    }
+    let ino = step.count(Counter::NextIno, ROOT_INO + 1)?;
+    step.add_inode(new_inode(step, ino, &directory, new));
+    xattr::inherit_acls(step, &directory, ino, new.umask)?;
+    step.add_entry(parent, name, ino, new.kind)?;
+    if new.kind == FileKind::Directory {
+        step.edit(parent)?.nlink += 1;
+    }
+    Ok(Reply::Inode(step.inode(ino)?))
+}
+
+fn check_target(new: &NewInode) -> Result<(), Fail> {
+    if new.kind != FileKind::Symlink {
+        return if new.target.is_empty() {
+            Ok(())
+        } else {
+            Err(malformed("only a symlink has a target"))
+        };
+    }
+    if new.target.is_empty() {
+        return Err(Refusal::NotFound.into());
+    }
+    if new.target.len() > SYMLINK_BYTES_MAX {
+        return Err(Refusal::NameTooLong.into());
+    }
+    if new.target.contains(&0) {
+        return Err(malformed("a symlink's target has a NUL"));
+    }
+    Ok(())
+}
+
+fn new_inode(step: &Step<'_, '_>, ino: Ino, directory: &Inode, new: &NewInode) -> Inode {
+    let is_directory = new.kind == FileKind::Directory;
+    let setgid_parent = directory.mode & 0o2000 != 0;
+    let mode = match new.kind {
+        FileKind::Symlink => 0o777,
+        FileKind::Directory if setgid_parent => new.mode & 0o7777 | 0o2000,
+        _ => new.mode & 0o7777,
+    };
+    let is_device = matches!(new.kind, FileKind::CharDevice | FileKind::BlockDevice);
+    let time = step.time();
+    Inode {
+        ino,
+        kind: new.kind,
+        mode,
+        uid: new.uid,
+        gid: if setgid_parent { directory.gid } else { new.gid },
+        nlink: if is_directory { 2 } else { 1 },
+        rdev: if is_device { new.rdev } else { 0 },
+        size: new.target.len() as u64,
+        allocated_bytes: 0,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        btime: time,
+        parent: if is_directory { directory.ino } else { 0 },
+        target: new.target.clone(),
+        next_cookie: FIRST_COOKIE,
+        has_xattrs: false,
+        data_version: 0,
+        contents_time: time,
+    }
+}
+
+pub(super) fn link(step: &mut Step<'_, '_>, ino: Ino, parent: Ino, name: &Bytes) -> Result<Reply, Fail> {
+    check_name(name)?;
+    step.directory(parent)?;
+    if step.entry(parent, name)?.is_some() {
+        return Err(Refusal::Exists.into());
+    }
+    let inode = step.find(ino)?.ok_or(Refusal::NotFound)?;
+    if inode.kind == FileKind::Directory {
+        return Err(Refusal::NotPermitted.into());
+    }
+    if inode.nlink == 0 {
+        return Err(Refusal::NotFound.into());
+    }
+    if inode.nlink >= LINKS_MAX {
+        return Err(Refusal::TooManyLinks.into());
+    }
+    step.add_entry(parent, name, ino, inode.kind)?;
+    step.edit(ino)?.nlink += 1;
+    step.attributes_changed(ino)?;
+    Ok(Reply::Inode(step.inode(ino)?))
+}
+
+pub(super) fn unlink(step: &mut Step<'_, '_>, parent: Ino, name: &Bytes) -> Result<Reply, Fail> {
+    check_name(name)?;
+    step.directory(parent)?;
+    let entry = step.entry(parent, name)?.ok_or(Refusal::NotFound)?;
+    if entry.kind == FileKind::Directory {
+        return Err(Refusal::IsDirectory.into());
+    }
+    step.remove_entry(parent, name, entry)?;
+    step.drop_link(entry.ino)?;
+    Ok(Reply::Inode(step.inode(entry.ino)?))
+}
+
+pub(super) fn rmdir(step: &mut Step<'_, '_>, parent: Ino, name: &Bytes) -> Result<Reply, Fail> {
+    check_name(name)?;
+    step.directory(parent)?;
+    let entry = step.entry(parent, name)?.ok_or(Refusal::NotFound)?;
+    if entry.kind != FileKind::Directory {
+        return Err(Refusal::NotDirectory.into());
+    }
+    if step.inode(entry.ino)?.size > 0 {
+        return Err(Refusal::NotEmpty.into());
+    }
+    step.remove_entry(parent, name, entry)?;
+    step.drop_directory(entry.ino)?;
+    step.edit(parent)?.nlink -= 1;
+    Ok(Reply::Done)
+}

@@ -1,0 +1,153 @@
+//! A cluster to try operations on, with short names for them.
+
+use bytes::Bytes;
+
+use crate::clock::Timestamp;
+use crate::meta::testing::LocalMeta;
+use crate::meta::*;
+
+/// What the state machine answered.
+pub(super) type Answer = Result<Reply, MetaError>;
+
+pub(super) struct Bench {
+    pub(super) local: LocalMeta,
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        Self {
+            local: LocalMeta::new().unwrap(),
+        }
+    }
+
+    pub(super) fn reader(&self) -> Reader {
+        self.local.reader()
+    }
+
+    pub(super) fn submit(&self, op: Op) -> Answer {
+        self.local.submit(op, Bytes::new()).unwrap().1
+    }
+
+    pub(super) fn at(&self, sec: i64) {
+        self.local.set_time(Timestamp { sec, nsec: 0 });
+    }
+
+    pub(super) fn inode(&self, ino: Ino) -> Inode {
+        self.reader().inode(ino).unwrap().unwrap()
+    }
+
+    pub(super) fn lookup(&self, parent: Ino, name: &str) -> Option<Ino> {
+        self.reader()
+            .lookup(parent, name.as_bytes())
+            .unwrap()
+            .map(|entry| entry.ino)
+    }
+
+    pub(super) fn names(&self, parent: Ino) -> Vec<String> {
+        let items = self.reader().list(parent, 0, usize::MAX).unwrap();
+        items
+            .into_iter()
+            .map(|item| String::from_utf8(item.name.to_vec()).unwrap())
+            .collect()
+    }
+
+    pub(super) fn try_make(&self, parent: Ino, name: &str, kind: FileKind) -> Answer {
+        let target = if kind == FileKind::Symlink { "target" } else { "" };
+        let mode = if kind == FileKind::Directory { 0o777 } else { 0o666 };
+        let new = NewInode {
+            kind,
+            mode,
+            umask: 0o022,
+            uid: 1000,
+            gid: 1001,
+            rdev: 0,
+            target: target.into(),
+        };
+        self.submit(Op::Create {
+            parent,
+            name: Bytes::copy_from_slice(name.as_bytes()),
+            new,
+            exclusive: true,
+        })
+    }
+
+    pub(super) fn mkdir(&self, parent: Ino, name: &str) -> Ino {
+        made(self.try_make(parent, name, FileKind::Directory))
+    }
+
+    pub(super) fn mkfile(&self, parent: Ino, name: &str) -> Ino {
+        made(self.try_make(parent, name, FileKind::Regular))
+    }
+
+    pub(super) fn link(&self, ino: Ino, parent: Ino, name: &str) -> Answer {
+        self.submit(Op::Link {
+            ino,
+            parent,
+            name: Bytes::copy_from_slice(name.as_bytes()),
+        })
+    }
+
+    pub(super) fn unlink(&self, parent: Ino, name: &str) -> Answer {
+        self.submit(Op::Unlink {
+            parent,
+            name: Bytes::copy_from_slice(name.as_bytes()),
+        })
+    }
+
+    pub(super) fn rmdir(&self, parent: Ino, name: &str) -> Answer {
+        self.submit(Op::Rmdir {
+            parent,
+            name: Bytes::copy_from_slice(name.as_bytes()),
+        })
+    }
+
+    pub(super) fn rename(&self, from: (Ino, &str), to: (Ino, &str), mode: RenameMode) -> Answer {
+        self.submit(Op::Rename {
+            parent: from.0,
+            name: Bytes::copy_from_slice(from.1.as_bytes()),
+            new_parent: to.0,
+            new_name: Bytes::copy_from_slice(to.1.as_bytes()),
+            mode,
+        })
+    }
+
+    pub(super) fn set_attr(&self, ino: Ino, change: AttrChange) -> Answer {
+        self.submit(Op::SetAttr { ino, change })
+    }
+
+    /// Writes inline; the log index, which names the bytes.
+    pub(super) fn write(&self, ino: Ino, at: WriteAt, bytes: &[u8]) -> (u64, Answer) {
+        let op = Op::Write {
+            ino,
+            at,
+            data: Data::Inline,
+            kill_suid_sgid: false,
+        };
+        self.local.submit(op, Bytes::copy_from_slice(bytes)).unwrap()
+    }
+
+    pub(super) fn extents(&self, ino: Ino) -> Vec<Extent> {
+        self.reader().extents(ino, 0, u64::MAX, usize::MAX).unwrap()
+    }
+}
+
+/// The inode of an answer that has one.
+pub(super) fn inode_of(answer: Answer) -> Inode {
+    match answer {
+        Ok(
+            Reply::Inode(inode)
+            | Reply::Existing(inode)
+            | Reply::Written { inode, .. }
+            | Reply::Copied { inode, .. },
+        ) => inode,
+        other => panic!("no inode in {other:?}"),
+    }
+}
+
+pub(super) fn made(answer: Answer) -> Ino {
+    inode_of(answer).ino
+}
+
+pub(super) fn refused(refusal: Refusal) -> Answer {
+    Err(MetaError::Refused(refusal))
+}
