@@ -122,11 +122,24 @@ impl Cluster {
             options,
             janitor,
         };
+        if let Some(reference) = crate::reference() {
+            cluster.bind_reference(&reference);
+            return cluster;
+        }
         for _ in 0..cluster.options.nodes {
             cluster.grow();
         }
         cluster.wait_healthy();
         cluster
+    }
+
+    /// "Nodes" that are all one directory of a local filesystem: what a test says of that, it should say of Bramble.
+    fn bind_reference(&mut self, reference: &Path) {
+        for _ in 0..self.options.nodes {
+            let node = self.prepare();
+            run("mount", [Path::new("--bind"), reference, &node.mount]);
+            self.nodes.push(node);
+        }
     }
 
     /// Adds one node to the cluster, and waits until it serves.

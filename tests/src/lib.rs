@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod corrupt;
 pub mod janitor;
 pub mod load;
+pub mod meeting;
 pub mod net;
 pub mod node;
 pub mod run;
@@ -23,6 +24,7 @@ pub mod status;
 pub mod sys;
 
 pub use cluster::{Cluster, Options, Own, Shared};
+pub use meeting::Meeting;
 pub use node::Node;
 pub use run::{bramble, run, sh, try_run};
 pub use seed::Seed;
@@ -33,6 +35,13 @@ use std::time::{Duration, Instant};
 #[must_use]
 pub fn full() -> bool {
     std::env::var_os("BRAMBLE_TEST_FULL").is_some_and(|value| value != "0")
+}
+
+/// A directory of a local filesystem (`BRAMBLE_TEST_REFERENCE`) to be taken for the cluster, which shows whether a
+/// test of calls and programs asks for what Linux's own filesystems do.
+#[must_use]
+pub fn reference() -> Option<std::path::PathBuf> {
+    std::env::var_os("BRAMBLE_TEST_REFERENCE").map(Into::into)
 }
 
 /// `brief` in an ordinary run, `full` in a long one.

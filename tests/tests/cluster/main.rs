@@ -6,3 +6,17 @@
     clippy::panic,
     reason = "tests use the real clock, disk and randomness, and a failed step is a failed test"
 )]
+
+mod bad_input;
+mod coherence;
+mod contention;
+mod crashes;
+mod damage;
+mod files;
+mod limits;
+mod links;
+mod locks;
+mod membership;
+mod programs;
+mod quick_start;
+mod suites;
