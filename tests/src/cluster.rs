@@ -23,8 +23,8 @@ pub struct Options {
     pub medium_mib: Option<u64>,
     /// After so long the test is taken for hanging, and ended.
     pub limit: Duration,
-    /// Environment of the daemons.
-    pub environment: Vec<(String, String)>,
+    /// Limits to be set in the nodes' configuration, as their names and values.
+    pub limits: Vec<(&'static str, u64)>,
 }
 
 impl Default for Options {
@@ -35,7 +35,7 @@ impl Default for Options {
             namespaces: false,
             medium_mib: None,
             limit,
-            environment: Vec::new(),
+            limits: Vec::new(),
         }
     }
 }
@@ -156,6 +156,7 @@ impl Cluster {
                 assert!(output.status.success(), "join: {}", describe(&output));
             }
         }
+        node.set_limits(&self.options.limits);
         self.nodes.push(node);
         self.start(self.nodes.len() - 1);
         self.nodes.last().unwrap().wait_healthy();
@@ -239,7 +240,7 @@ impl Cluster {
     /// # Panics
     /// If it runs.
     pub fn start(&self, index: usize) {
-        let pid = self.nodes[index].spawn(&self.options.environment);
+        let pid = self.nodes[index].spawn();
         self.janitor.add_pid(pid);
     }
 

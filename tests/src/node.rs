@@ -120,6 +120,32 @@ impl Node {
         self.cli(&[&["join", "--peer", peer, "--token", token], &place[..]].concat())
     }
 
+    /// Sets limits in the configuration in the node's store.
+    ///
+    /// # Panics
+    /// If there is no configuration.
+    pub fn set_limits(&self, limits: &[(&str, u64)]) {
+        if limits.is_empty() {
+            return;
+        }
+        self.edit_json("config.json", |config| {
+            for (name, value) in limits {
+                config["limits"][*name] = (*value).into();
+            }
+        });
+    }
+
+    /// Changes one of the JSON files of the node's store.
+    ///
+    /// # Panics
+    /// If there is no such file.
+    pub fn edit_json(&self, file: &str, change: impl FnOnce(&mut serde_json::Value)) {
+        let path = self.store.join(file);
+        let mut json = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut json);
+        fs::write(&path, serde_json::to_vec_pretty(&json).unwrap()).unwrap();
+    }
+
     /// A new join token, with more options of `bramble token`.
     ///
     /// # Panics
@@ -137,7 +163,7 @@ impl Node {
     }
 
     /// The daemon, started but not waited for; the caller lists its pid with the janitor.
-    pub(crate) fn spawn(&self, environment: &[(String, String)]) -> u32 {
+    pub(crate) fn spawn(&self) -> u32 {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -149,7 +175,6 @@ impl Node {
             .arg(&self.store)
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        command.envs(environment.iter().map(|(name, value)| (name, value)));
         let child = command.spawn().expect("cannot start bramble");
         let pid = child.id();
         let previous = self.lock().replace(child);

@@ -31,4 +31,46 @@ impl Status {
     pub fn applied_index(&self) -> u64 {
         self.number("/raft/applied_index")
     }
+
+    /// The node's id in Raft.
+    #[must_use]
+    pub fn node_id(&self) -> u64 {
+        self.number("/node/id")
+    }
+
+    /// Chunks that were found bad or missing on this node and rewritten, since its daemon started.
+    #[must_use]
+    pub fn chunks_repaired(&self) -> u64 {
+        self.number("/chunks/repaired")
+    }
+
+    /// Number of voters.
+    #[must_use]
+    pub fn voters(&self) -> u64 {
+        self.number("/raft/voters")
+    }
+
+    /// The oldest entry that the log still holds.
+    #[must_use]
+    pub fn log_first_index(&self) -> u64 {
+        self.number("/raft/first_index")
+    }
+
+    /// Snapshots that this node took from others, since its daemon started.
+    #[must_use]
+    pub fn snapshots_installed(&self) -> u64 {
+        self.number("/raft/snapshots_installed")
+    }
+
+    /// Resident memory.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.number("/memory/resident_bytes")
+    }
+
+    /// Bytes written to the medium since the daemon started.
+    #[must_use]
+    pub fn written_bytes(&self) -> u64 {
+        self.number("/medium/written_bytes")
+    }
 }

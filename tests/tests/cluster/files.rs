@@ -345,7 +345,7 @@ fn times_have_nanoseconds_and_a_birth() {
 #[test]
 fn statfs_counts_replicas() {
     let cluster = Cluster::shared("statfs");
-    let statfs = |node: usize| rustix::fs::statvfs(&cluster.dir(node)).unwrap();
+    let statfs = |node: usize| rustix::fs::statvfs(cluster.dir(node)).unwrap();
     let (one, two) = (statfs(0), statfs(1));
     assert!(one.f_blocks > 0 && one.f_bavail > 0 && one.f_files > 0 && one.f_namemax == 255);
     let bytes = [one.f_blocks * one.f_frsize, two.f_blocks * two.f_frsize];
