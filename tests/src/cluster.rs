@@ -113,7 +113,7 @@ impl Cluster {
         let network = if options.namespaces {
             Network::namespaces(&janitor, options.nodes)
         } else {
-            Network::Loopback
+            Network::loopback()
         };
         let mut cluster = Self {
             test: test.to_owned(),

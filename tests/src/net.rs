@@ -1,6 +1,7 @@
 //! Where the nodes of a cluster talk to each other.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::janitor::Janitor;
 use crate::run::{run, sh};
@@ -10,8 +11,11 @@ const PORT: u16 = 7400;
 /// A network for the nodes of one cluster. Nothing in it leaves the machine.
 #[derive(Debug, Clone)]
 pub enum Network {
-    /// Loopback addresses of this run's own: `127.a.b.node`.
-    Loopback,
+    /// Loopback addresses of this run's own.
+    Loopback {
+        /// Of the first node; the others' follow.
+        first: std::net::Ipv4Addr,
+    },
     /// A network namespace for each node, all joined by a bridge in one more: links can be cut.
     Namespaces {
         /// The namespace that holds the bridge; the nodes' names follow from it.
@@ -20,6 +24,18 @@ pub enum Network {
 }
 
 impl Network {
+    /// Loopback addresses that no other run and no other cluster of this run has: `127.a.b.c`.
+    #[must_use]
+    pub fn loopback() -> Self {
+        static CLUSTERS: AtomicU8 = AtomicU8::new(0);
+        let cluster = CLUSTERS.fetch_add(1, Ordering::Relaxed) % 15;
+        let run = std::process::id();
+        let [a, b] = [100 + run / 250 % 100, run % 250].map(|part| u8::try_from(part).expect("below 256"));
+        Self::Loopback {
+            first: [127, a, b, 16 * cluster + 1].into(),
+        }
+    }
+
     /// Makes the namespaces for `nodes` nodes, with a bridge between them.
     ///
     /// # Panics
@@ -65,16 +81,16 @@ impl Network {
     #[must_use]
     pub fn netns(&self, node: usize) -> Option<String> {
         match self {
-            Self::Loopback => None,
+            Self::Loopback { .. } => None,
             Self::Namespaces { switch } => Some(format!("{}n{node}", switch.trim_end_matches("switch"))),
         }
     }
 
     fn ip(&self, node: usize) -> String {
         match self {
-            Self::Loopback => {
-                let run = std::process::id();
-                format!("127.{}.{}.{}", 100 + run / 250 % 100, run % 250, node + 1)
+            Self::Loopback { first } => {
+                let node = u32::try_from(node).expect("few nodes");
+                std::net::Ipv4Addr::from_bits(first.to_bits() + node).to_string()
             }
             Self::Namespaces { .. } => format!("10.77.0.{}", node + 1),
         }

@@ -90,11 +90,9 @@ fn tokens_that_are_wrong_used_or_expired() {
     refused(&short, &["expired", "bramble token"]);
     // A token is good once.
     assert!(joiner.join(&first.listen, &good).status.success());
-    let again = Node {
-        store: joiner.store.with_file_name("again"),
-        name: "again".into(),
-        ..cluster.prepare()
-    };
+    let mut again = cluster.prepare();
+    again.store = joiner.store.with_file_name("again");
+    again.name = "again".into();
     assert_refused(&again.join(&first.listen, &good), &["token"]);
     assert!(!again.store.exists());
 }
@@ -122,11 +120,8 @@ fn an_address_in_use() {
     run_refused(node, &[&node.listen, "in use"]);
     drop(taken);
     // An address that this machine does not have.
-    let other = cluster.prepare();
-    let far = Node {
-        listen: "192.0.2.1:7400".into(),
-        ..other
-    };
+    let mut far = cluster.prepare();
+    far.listen = "192.0.2.1:7400".into();
     let output = far.init();
     if output.status.success() {
         run_refused(&far, &["192.0.2.1:7400"]);
@@ -145,7 +140,6 @@ fn a_store_that_belongs_to_another_cluster() {
             ..Options::default()
         },
     );
-    // The two would have the same address; the second does not run for long.
     let foreign = other.node(0);
     foreign.stop();
     let before = contents(&foreign.store);
