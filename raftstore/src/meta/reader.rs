@@ -42,6 +42,11 @@ impl Reader {
         Self { kv }
     }
 
+    /// What is read from.
+    pub(crate) fn kv(&self) -> &dyn Read {
+        self.kv.as_ref()
+    }
+
     /// The inode, also if it is unlinked but not yet reaped.
     pub fn inode(&self, ino: Ino) -> Result<Option<Inode>, KvError> {
         tables::inode(self.kv.as_ref(), ino)

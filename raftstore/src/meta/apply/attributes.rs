@@ -37,7 +37,11 @@ pub(super) fn set(step: &mut Step<'_, '_>, ino: Ino, change: &AttrChange) -> Res
         let time = resolve(step, atime)?;
         step.edit(ino)?.atime = time;
     }
-    if let Some(mtime) = change.mtime {
+    // A new size has moved mtime to now already, and in a way that no other change has.
+    if let Some(mtime) = change
+        .mtime
+        .filter(|mtime| change.size.is_none() || *mtime != SetTime::Now)
+    {
         let time = resolve(step, mtime)?;
         step.edit(ino)?.mtime = time;
     }

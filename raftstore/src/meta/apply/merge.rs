@@ -11,9 +11,9 @@ const PAGE_EXTENTS: usize = 256;
 
 /// A file that is gone has nothing to merge, which is no error.
 pub(super) fn merge(step: &mut Step<'_, '_>, ino: Ino, runs: &[Merge]) -> Result<Reply, Fail> {
-    if step.find(ino)?.is_none() {
+    let Some(inode) = step.find(ino)? else {
         return Ok(Reply::Done);
-    }
+    };
     for run in runs {
         sessions::check_chunk(step.txn, run.chunk)?;
         check_run(run)?;
@@ -21,7 +21,7 @@ pub(super) fn merge(step: &mut Step<'_, '_>, ino: Ino, runs: &[Merge]) -> Result
         for expected in &run.expected {
             replace(
                 step,
-                ino,
+                &inode,
                 *expected,
                 Source::Chunk {
                     id: run.chunk,
@@ -52,17 +52,19 @@ fn check_run(run: &Merge) -> Result<(), Fail> {
 }
 
 /// Points those parts of `expected` that still show the bytes they showed to `source`. Chunks are immutable, so the
-/// same place in the same chunk is the same bytes, also if the extent was cut or split in the meantime.
-fn replace(step: &mut Step<'_, '_>, ino: Ino, expected: Extent, source: Source) -> Result<(), Fail> {
+/// same place in the same chunk is the same bytes, also if the extent was cut or split in the meantime. Zeros that
+/// were allocated behind the end of the file stay as they are: only they may be there.
+fn replace(step: &mut Step<'_, '_>, file: &Inode, expected: Extent, source: Source) -> Result<(), Fail> {
     let target = Extent { source, ..expected };
+    let end = expected.end().min(file.size);
     let mut at = expected.offset;
     loop {
-        let found = tables::extents(step.txn, ino, at, expected.end(), PAGE_EXTENTS)?;
+        let found = tables::extents(step.txn, file.ino, at, end, PAGE_EXTENTS)?;
         let (complete, last_end) = (found.len() < PAGE_EXTENTS, found.last().map(Extent::end));
         for now in found {
-            let now = now.clip(expected.offset, expected.end());
+            let now = now.clip(expected.offset, end);
             if now == expected.clip(now.offset, now.end()) {
-                step.overwrite(ino, target.clip(now.offset, now.end()))?;
+                step.overwrite(file.ino, target.clip(now.offset, now.end()))?;
             }
         }
         match last_end {

@@ -1,4 +1,6 @@
 //! Tests of `apply`, family by family, and with random operations against a model.
 
+mod model;
 mod namespace;
+mod random;
 mod support;

@@ -1,5 +1,7 @@
 //! The state machine without Raft, for the tests of what stands on it.
 
+mod check;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -10,6 +12,8 @@ use super::*;
 use crate::clock::Timestamp;
 use crate::kv::KvError;
 use crate::raft::{Entry, LogId};
+
+pub use check::broken_rules;
 
 /// A store in memory with a cluster of one node, whose one session proposes. What would be Raft is a counter.
 pub struct LocalMeta {
@@ -111,7 +115,7 @@ impl LocalMeta {
             op,
             payload,
         };
-        self.apply(&mut progress, proposal)
+        self.apply_one(&mut progress, proposal)
     }
 
     /// Proposes as the cluster itself.
@@ -126,32 +130,51 @@ impl LocalMeta {
             op,
             payload: Bytes::new(),
         };
-        self.apply(&mut progress, proposal)
+        self.apply_one(&mut progress, proposal)
     }
 
     /// Applies any proposal as the next entry of the log.
     pub fn propose(&self, proposal: Proposal) -> Result<(u64, Result<Reply, MetaError>), KvError> {
-        self.apply(&mut self.progress(), proposal)
+        self.apply_one(&mut self.progress(), proposal)
+    }
+
+    /// Applies proposals as the next entries of the log, all of them in one batch.
+    pub fn propose_all(
+        &self,
+        proposals: impl IntoIterator<Item = Proposal>,
+    ) -> Result<Vec<Result<Reply, MetaError>>, KvError> {
+        self.apply(&mut self.progress(), proposals)
+    }
+
+    fn apply_one(
+        &self,
+        progress: &mut Progress,
+        proposal: Proposal,
+    ) -> Result<(u64, Result<Reply, MetaError>), KvError> {
+        let answer = self.apply(progress, [proposal])?.pop();
+        let answer = answer.ok_or_else(|| KvError::Io("the store did not answer".into()))?;
+        Ok((progress.log_index, answer))
     }
 
     fn apply(
         &self,
         progress: &mut Progress,
-        proposal: Proposal,
-    ) -> Result<(u64, Result<Reply, MetaError>), KvError> {
-        progress.log_index += 1;
-        progress.time.nsec += 1000;
-        if progress.time.nsec >= 1_000_000_000 {
-            progress.time = Timestamp {
-                sec: progress.time.sec + 1,
-                nsec: 0,
-            };
+        proposals: impl IntoIterator<Item = Proposal>,
+    ) -> Result<Vec<Result<Reply, MetaError>>, KvError> {
+        let mut entries = Vec::new();
+        for proposal in proposals {
+            progress.log_index += 1;
+            progress.time.nsec += 1000;
+            if progress.time.nsec >= 1_000_000_000 {
+                progress.time = Timestamp {
+                    sec: progress.time.sec + 1,
+                    nsec: 0,
+                };
+            }
+            let log_id = LogId::new_term_index(1, progress.log_index);
+            entries.push(Entry::new(log_id, EntryPayload::Normal(proposal)));
         }
-        let log_id = LogId::new_term_index(1, progress.log_index);
-        let entry = Entry::new(log_id, EntryPayload::Normal(proposal));
-        let answer = self.store.apply(&[entry])?.pop().flatten();
-        let answer = answer.ok_or_else(|| KvError::Io("the store did not answer".into()))?;
-        Ok((progress.log_index, answer))
+        Ok(self.store.apply(&entries)?.into_iter().flatten().collect())
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
