@@ -3,18 +3,33 @@
 //! An engine is never on the fsync path: it may lose its newest batches in a power cut (never the middle ones, and
 //! never half a batch), since the state machine replays them from the journal.
 
+use std::io;
 use std::ops::Bound;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+#[cfg(test)]
+mod conformance;
+mod contain;
+mod fjall;
+mod guarded;
+mod kind;
 mod memory;
+mod old_values;
 mod scan;
+mod sled;
 
+pub use contain::{abort_on_other_panics, panic_is_contained};
+pub use guarded::OnFailure;
+pub use kind::{EngineKind, EngineOptions, UnknownEngine};
 pub use memory::MemoryEngine;
 pub use scan::is_empty_range;
 
-/// Why an engine failed. Any of these means that the local state can no longer be trusted: the node rebuilds it.
+use crate::disk::Disk;
+
+/// Why an engine failed. `Damaged` and `Io` mean that the local state can no longer be trusted: the node rebuilds it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum KvError {
     /// The store's files are damaged.
@@ -23,6 +38,12 @@ pub enum KvError {
     /// The medium failed or is full.
     #[error("the key-value store cannot use its medium: {0}")]
     Io(String),
+    /// The store is of a version that this program does not know: nothing is wrong with it, so it must be left alone.
+    #[error("the key-value store was written by another version of this program ({0}): run that version")]
+    Unsupported(String),
+    /// Only from a snapshot: too much was changed since it was taken. Take another one.
+    #[error("too much was changed while the snapshot was read")]
+    SnapshotExpired,
 }
 
 /// One key and its value.
@@ -68,6 +89,36 @@ pub trait Engine: Read + 'static {
     fn flush(&self) -> Result<(), KvError>;
     /// Memory the engine holds for caches and write buffers, an estimate in bytes.
     fn memory_bytes(&self) -> u64;
+}
+
+/// Opens the engine whose files are in `dir`, or makes a new one there. After its first failure, of which
+/// `on_failure` is told, it refuses everything. `fjall` and `sled` do their own I/O on the machine's filesystem,
+/// whatever `disk` is.
+pub fn open(
+    kind: EngineKind,
+    disk: &Arc<dyn Disk>,
+    dir: &Path,
+    options: &EngineOptions,
+    on_failure: OnFailure,
+) -> Result<Arc<dyn Engine>, KvError> {
+    let engine: Arc<dyn Engine> = match kind {
+        EngineKind::Fjall => Arc::new(fjall::FjallEngine::open(&**disk, dir, options)?),
+        EngineKind::Sled => Arc::new(sled::SledEngine::open(dir, options)?),
+        EngineKind::Memory => Arc::new(MemoryEngine::open(disk, dir)?),
+    };
+    Ok(Arc::new(guarded::Guarded::new(engine, on_failure)))
+}
+
+/// Files that are missing, cut short or nonsense are damage; anything else is the medium's failure.
+fn io_error(error: &io::Error) -> KvError {
+    match error.kind() {
+        io::ErrorKind::NotFound
+        | io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::InvalidData
+        | io::ErrorKind::InvalidInput
+        | io::ErrorKind::AlreadyExists => KvError::Damaged(error.to_string()),
+        _ => KvError::Io(error.to_string()),
+    }
 }
 
 /// The range of all keys that start with `prefix`.
