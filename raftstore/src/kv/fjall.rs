@@ -7,7 +7,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -32,6 +32,10 @@ const FLUSH_POLL: Duration = Duration::from_millis(2);
 pub(super) struct FjallEngine {
     db: Database,
     keyspace: Keyspace,
+    write_buffer_bytes_max: u64,
+    /// Held for writing while a batch is committed, for reading while a snapshot is taken: fjall's background
+    /// flushes move its idea of the newest visible change on, also into the middle of a batch.
+    committing: RwLock<()>,
 }
 
 impl FjallEngine {
@@ -57,7 +61,8 @@ fn open_once(dir: &Path, options: &EngineOptions) -> Result<FjallEngine, KvError
     let open = || {
         let db = Database::builder(dir)
             .cache_size(options.cache_bytes_max)
-            .worker_threads(1)
+            // One flushes while the other merges.
+            .worker_threads(2)
             .max_cached_files(Some(64))
             .max_journaling_size(64 << 20)
             .open()?;
@@ -67,7 +72,13 @@ fn open_once(dir: &Path, options: &EngineOptions) -> Result<FjallEngine, KvError
                 .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
                 .compaction_strategy(Arc::new(Leveled::default().with_table_target_size(TABLE_BYTES)))
         })?;
-        Ok(FjallEngine { db, keyspace })
+        let write_buffer_bytes_max = options.write_buffer_bytes_max;
+        Ok(FjallEngine {
+            db,
+            keyspace,
+            write_buffer_bytes_max,
+            committing: RwLock::new(()),
+        })
     };
     contain(open).map_err(KvError::Damaged)?.map_err(to_kv)
 }
@@ -91,25 +102,37 @@ fn discard_journals(disk: &dyn Disk, dir: &Path) -> io::Result<()> {
     disk.sync_dir(dir)
 }
 
+impl FjallEngine {
+    /// The state after the last whole batch. Reads without a snapshot could see a batch half done.
+    fn view(&self) -> FjallSnapshot {
+        FjallSnapshot {
+            snapshot: self.instant(),
+            keyspace: self.keyspace.clone(),
+            _db: self.db.clone(),
+        }
+    }
+
+    fn instant(&self) -> Snapshot {
+        let _whole = self.committing.read().unwrap_or_else(PoisonError::into_inner);
+        self.db.snapshot()
+    }
+}
+
 impl Read for FjallEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
-        Ok(self.keyspace.get(key).map_err(to_kv)?.map(Bytes::from))
+        Ok(self
+            .instant()
+            .get(&self.keyspace, key)
+            .map_err(to_kv)?
+            .map(Bytes::from))
     }
 
     fn scan(&self, range: KeyRange, reverse: bool) -> Scan<'_> {
-        if is_empty_range(&range) {
-            return Box::new(std::iter::empty());
-        }
-        pairs(self.keyspace.range(range), reverse)
+        Arc::new(self.view()).scan_owned(range, reverse)
     }
 
     fn scan_owned(self: Arc<Self>, range: KeyRange, reverse: bool) -> Scan<'static> {
-        if is_empty_range(&range) {
-            return Box::new(std::iter::empty());
-        }
-        let pairs = pairs(self.keyspace.range(range), reverse);
-        // The database stays open for as long as it is read.
-        Box::new(pairs.inspect(move |_| _ = &self))
+        Arc::new(self.view()).scan_owned(range, reverse)
     }
 }
 
@@ -122,18 +145,29 @@ impl Engine for FjallEngine {
                 None => writes.remove(&self.keyspace, key),
             }
         }
-        writes.commit().map_err(to_kv)
+        {
+            let _committing = self.committing.write().unwrap_or_else(PoisonError::into_inner);
+            writes.commit().map_err(to_kv)?;
+        }
+        // fjall leaves this to its workers, and the buffer would grow without bound while they are busy.
+        if self.keyspace.tree.active_memtable().size() > self.write_buffer_bytes_max {
+            self.keyspace.rotate_memtable().map_err(to_kv)?;
+        }
+        Ok(())
     }
 
     fn snapshot(&self) -> Result<Arc<dyn Read>, KvError> {
-        let (db, keyspace) = (self.db.clone(), self.keyspace.clone());
-        Ok(Arc::new(FjallSnapshot { snapshot: db.snapshot(), keyspace, _db: db }))
+        Ok(Arc::new(self.view()))
     }
 
     fn flush(&self) -> Result<(), KvError> {
         let newest = self.keyspace.tree.get_highest_seqno();
         self.keyspace.rotate_memtable().map_err(to_kv)?;
-        while self.keyspace.tree.get_highest_persisted_seqno() < newest {
+        // Either tells: the first need not come true if what was newest were deletions of nothing, the second if
+        // others keep writing.
+        while self.keyspace.tree.get_highest_persisted_seqno() < newest
+            && self.keyspace.sealed_memtable_count() > 0
+        {
             self.poisoned()?;
             thread::sleep(FLUSH_POLL);
         }
@@ -154,7 +188,11 @@ struct FjallSnapshot {
 
 impl Read for FjallSnapshot {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
-        Ok(self.snapshot.get(&self.keyspace, key).map_err(to_kv)?.map(Bytes::from))
+        Ok(self
+            .snapshot
+            .get(&self.keyspace, key)
+            .map_err(to_kv)?
+            .map(Bytes::from))
     }
 
     fn scan(&self, range: KeyRange, reverse: bool) -> Scan<'_> {
@@ -169,6 +207,7 @@ impl Read for FjallSnapshot {
             return Box::new(std::iter::empty());
         }
         let pairs = pairs(self.snapshot.range(&self.keyspace, range), reverse);
+        // The database stays open for as long as it is read.
         Box::new(pairs.inspect(move |_| _ = &self))
     }
 }
@@ -178,7 +217,11 @@ fn pairs(iter: Iter, reverse: bool) -> Scan<'static> {
         let (key, value) = guard.into_inner().map_err(to_kv)?;
         Ok((key.into(), value.into()))
     };
-    if reverse { Box::new(iter.rev().map(pair)) } else { Box::new(iter.map(pair)) }
+    if reverse {
+        Box::new(iter.rev().map(pair))
+    } else {
+        Box::new(iter.map(pair))
+    }
 }
 
 fn to_kv(error: fjall::Error) -> KvError {

@@ -44,7 +44,13 @@ impl Poison {
 
 impl Guarded {
     pub(super) fn new(engine: Arc<dyn Engine>, on_failure: OnFailure) -> Self {
-        Self { engine, poison: Arc::new(Poison { first: OnceLock::new(), on_failure }) }
+        Self {
+            engine,
+            poison: Arc::new(Poison {
+                first: OnceLock::new(),
+                on_failure,
+            }),
+        }
     }
 }
 
@@ -69,7 +75,10 @@ impl Engine for Guarded {
 
     fn snapshot(&self) -> Result<Arc<dyn Read>, KvError> {
         let read = self.poison.run(|| self.engine.snapshot())?;
-        Ok(Arc::new(GuardedSnapshot { read, poison: self.poison.clone() }))
+        Ok(Arc::new(GuardedSnapshot {
+            read,
+            poison: self.poison.clone(),
+        }))
     }
 
     fn flush(&self) -> Result<(), KvError> {
@@ -102,7 +111,10 @@ impl Read for GuardedSnapshot {
 
 fn guarded_scan<'a>(poison: &Arc<Poison>, start: impl FnOnce() -> Scan<'a>) -> Scan<'a> {
     match poison.run(|| Ok(start())) {
-        Ok(scan) => Box::new(GuardedScan { scan: Some(scan), poison: poison.clone() }),
+        Ok(scan) => Box::new(GuardedScan {
+            scan: Some(scan),
+            poison: poison.clone(),
+        }),
         Err(error) => Box::new(std::iter::once(Err(error))),
     }
 }
@@ -144,7 +156,11 @@ mod tests {
     impl Faulty {
         fn strike(&self) -> Result<(), KvError> {
             assert!(!self.panic.load(Ordering::Relaxed), "a library's assertion");
-            if self.fail.load(Ordering::Relaxed) { Err(KvError::Io("no space".into())) } else { Ok(()) }
+            if self.fail.load(Ordering::Relaxed) {
+                Err(KvError::Io("no space".into()))
+            } else {
+                Ok(())
+            }
         }
     }
 
@@ -154,7 +170,11 @@ mod tests {
             self.inner.get(key)
         }
         fn scan(&self, range: KeyRange, reverse: bool) -> Scan<'_> {
-            Box::new(self.inner.scan(range, reverse).map(|pair| self.strike().and(pair)))
+            Box::new(
+                self.inner
+                    .scan(range, reverse)
+                    .map(|pair| self.strike().and(pair)),
+            )
         }
     }
 
@@ -187,7 +207,11 @@ mod tests {
         };
         let guarded = Guarded::new(faulty.clone(), on_failure);
         let key = Bytes::from_static(b"k");
-        guarded.write(Batch { changes: vec![(key.clone(), Some(key))] }).unwrap();
+        guarded
+            .write(Batch {
+                changes: vec![(key.clone(), Some(key))],
+            })
+            .unwrap();
         (faulty, guarded, told)
     }
 

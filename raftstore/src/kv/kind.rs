@@ -45,7 +45,10 @@ impl FromStr for EngineKind {
     type Err = UnknownEngine;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| UnknownEngine(name.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.name() == name)
+            .ok_or_else(|| UnknownEngine(name.to_owned()))
     }
 }
 
@@ -64,7 +67,11 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { write_buffer_bytes_max: 4 << 20, cache_bytes_max: 8 << 20, old_values_bytes_max: 32 << 20 }
+        Self {
+            write_buffer_bytes_max: 4 << 20,
+            cache_bytes_max: 8 << 20,
+            old_values_bytes_max: 32 << 20,
+        }
     }
 }
 
@@ -78,6 +85,9 @@ mod tests {
             assert_eq!(kind.to_string().parse(), Ok(kind));
         }
         let error = "rocksdb".parse::<EngineKind>().unwrap_err().to_string();
-        assert!(error.contains("rocksdb") && error.contains("fjall") && error.contains("sled"), "{error}");
+        assert!(
+            error.contains("rocksdb") && error.contains("fjall") && error.contains("sled"),
+            "{error}"
+        );
     }
 }

@@ -61,8 +61,14 @@ impl MemoryEngine {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io(error)),
         }
-        let image = Mutex::new(Image { disk: disk.clone(), dir: dir.to_owned() });
-        Ok(Self { newest: RwLock::new(view), image: Some(image) })
+        let image = Mutex::new(Image {
+            disk: disk.clone(),
+            dir: dir.to_owned(),
+        });
+        Ok(Self {
+            newest: RwLock::new(view),
+            image: Some(image),
+        })
     }
 
     fn view(&self) -> View {
@@ -72,7 +78,10 @@ impl MemoryEngine {
 
 impl Read for MemoryEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
-        self.newest.read().unwrap_or_else(PoisonError::into_inner).get(key)
+        self.newest
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
     }
 
     fn scan(&self, range: KeyRange, reverse: bool) -> Scan<'_> {
@@ -105,7 +114,9 @@ impl Engine for MemoryEngine {
         // The lock comes first, so that the newest image is also the last one written.
         let image = image.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = encode(&self.view().map);
-        image.write(&bytes).map_err(|error| KvError::Io(error.to_string()))
+        image
+            .write(&bytes)
+            .map_err(|error| KvError::Io(error.to_string()))
     }
 
     fn memory_bytes(&self) -> u64 {
@@ -138,8 +149,15 @@ impl Read for View {
             return Box::new(std::iter::empty());
         }
         let bounds: (Bound<Bytes>, Bound<Bytes>) = (range.0.map(Bytes::from), range.1.map(Bytes::from));
-        let pairs = self.map.range::<Bytes, _>(bounds).map(|(key, value)| Ok((key.clone(), value.clone())));
-        if reverse { Box::new(pairs.rev()) } else { Box::new(pairs) }
+        let pairs = self
+            .map
+            .range::<Bytes, _>(bounds)
+            .map(|(key, value)| Ok((key.clone(), value.clone())));
+        if reverse {
+            Box::new(pairs.rev())
+        } else {
+            Box::new(pairs)
+        }
     }
 }
 

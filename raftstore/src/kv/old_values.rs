@@ -42,7 +42,10 @@ pub(super) struct Hold {
 
 impl OldValues {
     pub(super) fn new(bytes_max: u64) -> Self {
-        Self { inner: Mutex::default(), bytes_max }
+        Self {
+            inner: Mutex::default(),
+            bytes_max,
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -54,7 +57,10 @@ impl OldValues {
         let mut inner = self.inner();
         let version = inner.version;
         *inner.open.entry(version).or_default() += 1;
-        Hold { values: self.clone(), version }
+        Hold {
+            values: self.clone(),
+            version,
+        }
     }
 
     /// Begins a batch that changes `keys`; `get` reads what the engine holds now.
@@ -66,16 +72,26 @@ impl OldValues {
         let mut inner = self.inner();
         inner.version += 1;
         let version = inner.version;
-        let Some(newest) = inner.open.keys().next_back().copied() else { return Ok(()) };
+        let Some(newest) = inner.open.keys().next_back().copied() else {
+            return Ok(());
+        };
         for key in keys {
             // All open snapshots are older than a change recorded after the newest of them was taken.
-            let last = inner.changes.get(key).and_then(|changes| changes.last()).map(|change| change.0);
+            let last = inner
+                .changes
+                .get(key)
+                .and_then(|changes| changes.last())
+                .map(|change| change.0);
             if last.is_some_and(|last| last > newest) {
                 continue;
             }
             let before = get(key)?;
             inner.bytes += cost(key, before.as_ref());
-            inner.changes.entry(key.clone()).or_default().push((version, before));
+            inner
+                .changes
+                .entry(key.clone())
+                .or_default()
+                .push((version, before));
         }
         if inner.bytes > self.bytes_max {
             inner.expired = Some(newest);
@@ -98,7 +114,10 @@ fn cost(key: &Bytes, before: Option<&Bytes>) -> u64 {
 
 impl Inner {
     fn seen_by(&self, version: Version, changes: &[(Version, Option<Bytes>)]) -> Option<Option<Bytes>> {
-        changes.iter().find(|(change, _)| *change > version).map(|(_, before)| before.clone())
+        changes
+            .iter()
+            .find(|(change, _)| *change > version)
+            .map(|(_, before)| before.clone())
     }
 
     fn close(&mut self, version: Version) {
@@ -140,7 +159,10 @@ impl Hold {
     /// The value under `key` as the snapshot sees it, if it was changed since; `None` if the engine has it.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Option<Bytes>>, KvError> {
         let inner = self.live()?;
-        Ok(inner.changes.get(key).and_then(|changes| inner.seen_by(self.version, changes)))
+        Ok(inner
+            .changes
+            .get(key)
+            .and_then(|changes| inner.seen_by(self.version, changes)))
     }
 
     /// The same for a range: all keys in it that were changed since, ascending.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use sled::{Db, IVec, Mode};
@@ -15,6 +17,9 @@ use super::{Batch, Engine, EngineOptions, KeyRange, KvError, Pair, Read, Scan, i
 
 /// Pairs that a scan fetches at once, at most.
 const PAGE_PAIRS_MAX: usize = 128;
+/// How long an opener waits for sled's lock.
+const LOCK_POLL: Duration = Duration::from_millis(20);
+const LOCK_POLLS_MAX: u32 = 250;
 
 /// A sled database.
 pub(super) struct SledEngine {
@@ -34,7 +39,9 @@ impl SledEngine {
             .mode(Mode::LowSpace)
             // Idle means idle: only a flush of ours writes.
             .flush_every_ms(None);
-        let db = contain(|| config.open()).map_err(KvError::Damaged)?.map_err(to_kv)?;
+        let db = contain(|| open_when_unlocked(&config))
+            .map_err(KvError::Damaged)?
+            .map_err(to_kv)?;
         Ok(Self {
             db,
             old: Arc::new(OldValues::new(options.old_values_bytes_max)),
@@ -45,7 +52,10 @@ impl SledEngine {
 
     fn view(&self) -> SledSnapshot {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        SledSnapshot { db: self.db.clone(), hold: self.old.hold() }
+        SledSnapshot {
+            db: self.db.clone(),
+            hold: self.old.hold(),
+        }
     }
 }
 
@@ -66,7 +76,8 @@ impl Read for SledEngine {
 impl Engine for SledEngine {
     fn write(&self, batch: Batch) -> Result<(), KvError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.old.begin(batch.changes.iter().map(|(key, _)| key), |key| get(&self.db, key))?;
+        self.old
+            .begin(batch.changes.iter().map(|(key, _)| key), |key| get(&self.db, key))?;
         let mut writes = sled::Batch::default();
         for (key, value) in batch.changes {
             match value {
@@ -103,11 +114,21 @@ impl Read for SledSnapshot {
     }
 
     fn scan(&self, range: KeyRange, reverse: bool) -> Scan<'_> {
-        Box::new(Pages { snapshot: self, rest: Some(range), reverse, page: Vec::new() })
+        Box::new(Pages {
+            snapshot: self,
+            rest: Some(range),
+            reverse,
+            page: Vec::new(),
+        })
     }
 
     fn scan_owned(self: Arc<Self>, range: KeyRange, reverse: bool) -> Scan<'static> {
-        Box::new(Pages { snapshot: self, rest: Some(range), reverse, page: Vec::new() })
+        Box::new(Pages {
+            snapshot: self,
+            rest: Some(range),
+            reverse,
+            page: Vec::new(),
+        })
     }
 }
 
@@ -142,7 +163,8 @@ impl SledSnapshot {
     fn newest(&self, range: &KeyRange, reverse: bool) -> Result<Vec<Pair>, KvError> {
         let iter = self.db.range::<Vec<u8>, _>(range.clone());
         let pair = |pair: sled::Result<(IVec, IVec)>| {
-            pair.map(|(key, value)| (to_bytes(&key), to_bytes(&value))).map_err(to_kv)
+            pair.map(|(key, value)| (to_bytes(&key), to_bytes(&value)))
+                .map_err(to_kv)
         };
         if reverse {
             iter.rev().take(PAGE_PAIRS_MAX).map(pair).collect()
@@ -181,6 +203,19 @@ impl<S: std::ops::Deref<Target = SledSnapshot>> Iterator for Pages<S> {
         }
         self.page.pop().map(Ok)
     }
+}
+
+/// sled's own threads hold its lock for a moment after the last handle is gone.
+fn open_when_unlocked(config: &sled::Config) -> sled::Result<Db> {
+    for _ in 0..LOCK_POLLS_MAX {
+        match config.open() {
+            Err(sled::Error::Io(error)) if error.to_string().contains("could not acquire lock") => {
+                thread::sleep(LOCK_POLL);
+            }
+            other => return other,
+        }
+    }
+    config.open()
 }
 
 fn get(db: &Db, key: &[u8]) -> Result<Option<Bytes>, KvError> {
