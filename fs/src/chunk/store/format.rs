@@ -15,6 +15,7 @@ const RECORD_CRC_AT: usize = 60;
 const TABLE_AT: usize = 64;
 const KIND_CHUNK: u32 = 1;
 const KIND_DIRECTORY: u32 = 2;
+const KIND_VOID: u32 = 3;
 const ENTRY_BYTES: usize = 24;
 
 /// Largest body of a directory record: as many blocks as its crc table has room for.
@@ -165,16 +166,23 @@ fn record_crc(block: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Reads what chunk records and directories have in common.
-fn decode_record(block: &[u8], place: &Place, kind: u32, len_max: usize) -> Option<RecordHeader> {
-    let good = block.len() == BLOCK_BYTES
+/// Whether this is the header of a record of this kind at this place, and whole.
+fn check_record(block: &[u8], place: &Place, kind: u32) -> bool {
+    block.len() == BLOCK_BYTES
         && block[..8] == RECORD_MAGIC
         && get_u32(block, 8) == place.identity.tag()
         && get_u32(block, 12) == place.pack
         && get_u32(block, 16) == place.block
         && get_u32(block, 44) == kind
-        && record_crc(block) == get_u32(block, RECORD_CRC_AT);
-    let len = if good { get_u32(block, 40) } else { 0 };
+        && record_crc(block) == get_u32(block, RECORD_CRC_AT)
+}
+
+/// Reads what chunk records and directories have in common.
+fn decode_record(block: &[u8], place: &Place, kind: u32, len_max: usize) -> Option<RecordHeader> {
+    if !check_record(block, place, kind) {
+        return None;
+    }
+    let len = get_u32(block, 40);
     if len == 0 || len as usize > len_max {
         return None;
     }
@@ -209,6 +217,22 @@ pub fn encode_chunk_header(place: &Place, id: ChunkId, body: &[u8], durable_to: 
 #[must_use]
 pub fn decode_chunk_header(block: &[u8], place: &Place) -> Option<RecordHeader> {
     decode_record(block, place, KIND_CHUNK, CHUNK_BYTES_MAX as usize)
+}
+
+/// The header block over `blocks` blocks (itself included) that hold nothing: what a power cut tore is covered
+/// with it.
+#[must_use]
+pub fn encode_void(place: &Place, blocks: u32) -> Vec<u8> {
+    let id = ChunkId { session: 0, seq: 0 };
+    encode_record(place, KIND_VOID, id, blocks, place.block, std::iter::empty())
+}
+
+/// How many blocks hold nothing, if this is the header over such.
+#[must_use]
+pub fn decode_void(block: &[u8], place: &Place) -> Option<u32> {
+    check_record(block, place, KIND_VOID)
+        .then(|| get_u32(block, 40))
+        .filter(|blocks| *blocks > 0)
 }
 
 impl RecordHeader {
@@ -409,6 +433,14 @@ mod tests {
     }
 
     #[test]
+    fn a_void_survives_a_round_trip() {
+        let block = encode_void(&place(9), 1);
+        assert_eq!(decode_void(&block, &place(9)), Some(1));
+        assert_eq!(decode_void(&block, &place(8)), None);
+        assert_eq!(decode_chunk_header(&block, &place(9)), None);
+    }
+
+    #[test]
     fn names() {
         assert_eq!(parse_pack_name(&pack_name(0xab)), Some(0xab));
         for name in [
@@ -431,6 +463,7 @@ mod tests {
             prop_assert_eq!(decode_pack_header(&bytes), PackHeader::Damaged);
             prop_assert_eq!(decode_chunk_header(&bytes, &place(block)), None);
             prop_assert_eq!(decode_directory_header(&bytes, &place(block)), None);
+            prop_assert_eq!(decode_void(&bytes, &place(block)), None);
         }
 
         #[test]

@@ -15,8 +15,8 @@ use super::error::StoreError;
 use super::files::{PackFiles, at_block};
 use super::format::{
     BLOCK_BYTES, DirectoryEntry, FORMAT_VERSION, PackHeader, Place, StoreIdentity, body_blocks,
-    decode_chunk_header, decode_directory, decode_directory_header, decode_pack_header, encode_pack_header,
-    pack_name, parse_pack_name, record_blocks,
+    decode_chunk_header, decode_directory, decode_directory_header, decode_pack_header, decode_void,
+    encode_pack_header, encode_void, pack_name, parse_pack_name, record_blocks,
 };
 use super::index::{Index, Location};
 
@@ -102,6 +102,7 @@ pub(super) fn recover(
         info.blocks = blocks_of(file.as_ref()).map_err(io)?;
         if newest == Some(pack) {
             if !scan.sealed {
+                cover_torn(file.as_ref(), identity, pack, &scan).map_err(io)?;
                 file.set_len(at_block(scan.end)).map_err(io)?;
                 info.sealed = false;
                 info.blocks = scan.end;
@@ -180,8 +181,11 @@ fn scan_pack(
         None => scan_records(file, identity, pack, blocks, newest),
     };
     let durable_to = scan.durable_to;
+    let listed = scan.entries.len();
     scan.entries
         .retain(|entry| entry.block < durable_to || is_whole(file, identity, pack, entry));
+    // What was torn must not be listed: the directory goes, and the pack grows on.
+    scan.sealed &= scan.entries.len() == listed;
     if !scan.sealed {
         scan.end = scan
             .entries
@@ -214,6 +218,24 @@ fn read_directory(
     Some((header.durable_to, entries))
 }
 
+/// Makes what a power cut tore between whole records of the newest pack known as nothing: later records will say
+/// that everything before them was durable.
+fn cover_torn(file: &dyn DiskFile, identity: StoreIdentity, pack: u32, scan: &Scan) -> io::Result<()> {
+    let mut past = 1;
+    for entry in &scan.entries {
+        if past >= scan.durable_to && entry.block > past {
+            let place = Place {
+                identity,
+                pack,
+                block: past,
+            };
+            file.write_all_at(&encode_void(&place, entry.block - past), at_block(past))?;
+        }
+        past = entry.block + record_blocks(entry.len);
+    }
+    Ok(())
+}
+
 /// Walks from header to header; where there is none, block by block to the next.
 fn scan_records(file: &dyn DiskFile, identity: StoreIdentity, pack: u32, blocks: u32, newest: bool) -> Scan {
     let mut entries = Vec::new();
@@ -227,8 +249,13 @@ fn scan_records(file: &dyn DiskFile, identity: StoreIdentity, pack: u32, blocks:
             pack,
             block: at,
         };
-        let header = read_block(file, at).and_then(|block| decode_chunk_header(&block, &place));
-        match header {
+        let block = read_block(file, at).unwrap_or_default();
+        if let Some(void) = decode_void(&block, &place) {
+            at = at.saturating_add(void);
+            in_gap = false;
+            continue;
+        }
+        match decode_chunk_header(&block, &place) {
             Some(header) if at + record_blocks(header.len) <= blocks => {
                 durable_to = durable_to.max(header.durable_to);
                 entries.push(DirectoryEntry {
