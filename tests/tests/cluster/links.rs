@@ -92,7 +92,9 @@ fn a_follower_whose_link_comes_and_goes_disturbs_nobody() {
         assert!(!cluster.network().reaches(flapping, leader));
         std::thread::sleep(Duration::from_secs(2));
         cluster.network().heal(flapping);
-        assert!(cluster.network().reaches(flapping, leader));
+        wait_for("the link to be back", PATIENCE, || {
+            cluster.network().reaches(flapping, leader).then_some(())
+        });
         worker.wait_progress(20, PATIENCE);
     }
     let gap = worker.take_longest_gap();
