@@ -3,13 +3,14 @@
 use std::fs;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::janitor::Janitor;
 use crate::net::Network;
 use crate::node::Node;
-use crate::run::{bramble, describe, run};
+use crate::run::{bramble, describe, run, try_run};
 use crate::wait_for;
 
 /// What a cluster is made of.
@@ -56,6 +57,8 @@ static MACHINE: Mutex<Option<Cluster>> = Mutex::new(None);
 pub struct Shared {
     guard: MutexGuard<'static, Option<Cluster>>,
     dir: String,
+    /// Ends the watch when it is dropped.
+    _watch: Sender<()>,
 }
 
 /// A cluster that a test has for itself.
@@ -85,10 +88,27 @@ impl Cluster {
         let cluster = guard.as_ref().unwrap();
         cluster.wait_healthy();
         fs::create_dir(cluster.node(0).path(test)).unwrap();
+        let watch = cluster.watch();
         Shared {
             guard,
             dir: test.to_owned(),
+            _watch: watch,
         }
+    }
+
+    /// Kills the daemons, so that calls which hang fail, unless the returned value is dropped before the limit for a
+    /// test.
+    fn watch(&self) -> Sender<()> {
+        let running = self.nodes.iter().filter(|node| node.is_started());
+        let pids: Vec<_> = running.map(|node| node.pid().to_string()).collect();
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            if receiver.recv_timeout(Options::default().limit) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("the test takes too long: ending its daemons");
+                let _ = try_run("kill", ["-9"].into_iter().chain(pids.iter().map(String::as_str)));
+            }
+        });
+        sender
     }
 
     /// A cluster for the test named `test` alone.
