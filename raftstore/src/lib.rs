@@ -9,5 +9,8 @@ pub mod journal;
 pub mod kv;
 pub mod meta;
 pub mod raft;
+pub mod snapshot;
+pub mod state_machine;
 
 pub use raft::TypeConfig;
+pub use state_machine::StateMachine;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 #[cfg(test)]
 mod conformance;
 mod contain;
+mod current;
 mod fjall;
 mod guarded;
 mod kind;
@@ -20,12 +21,15 @@ mod memory;
 mod old_values;
 mod scan;
 mod sled;
+mod store_dir;
 
 pub use contain::{abort_on_other_panics, panic_is_contained};
 pub use guarded::OnFailure;
 pub use kind::{EngineKind, EngineOptions, UnknownEngine};
 pub use memory::MemoryEngine;
 pub use scan::is_empty_range;
+pub(crate) use store_dir::{Generation, StoreDir};
+pub use store_dir::{STORE_PREFIX, StoreOptions};
 
 use crate::disk::Disk;
 

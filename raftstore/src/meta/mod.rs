@@ -3,6 +3,7 @@
 //! [`Op`]s go in through [`MetaStore::apply`], a pure function of the state and the proposal; [`Reader`] answers
 //! questions about the state; [`Event`]s tell the node what changed.
 
+mod applied;
 mod apply;
 mod error;
 mod event;
@@ -20,6 +21,7 @@ pub use error::{MetaError, Refusal};
 pub use event::{Event, Observer};
 pub use op::*;
 pub use reader::*;
-pub use store::{AppliedState, MetaStore};
+pub use applied::AppliedState;
+pub use store::{DamagedStore, MetaStore, OpenedStore};
 pub use txn::{Savepoint, Txn};
 pub use types::*;

@@ -5,81 +5,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use bytes::Bytes;
 use openraft::EntryPayload;
 use openraft::entry::RaftEntry;
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
-use super::{Event, MetaError, Observer, Proposal, Reader, Reply, Txn, apply};
-use crate::kv::{Engine, KvError, MemoryEngine, Read};
-use crate::raft::{Answer, Entry, LogId, StoredMembership};
+use super::{AppliedState, Event, Observer, Reader, Txn, apply};
+use crate::disk::Disk;
+use crate::kv::{Engine, Generation, KeyRange, KvError, Read, Scan, StoreDir, StoreOptions};
+use crate::raft::{Answer, Entry, StoredMembership};
+use crate::snapshot::{LiveSnapshot, ReceivedSnapshot, SnapshotReceiver};
 
-/// First byte of the keys that belong to the store itself and not to the replicated state; snapshots leave them out.
-pub(crate) const STORE_PREFIX: u8 = 0;
-/// Under this key: the id of the last applied log entry.
-const APPLIED_KEY: &[u8] = b"\0applied";
-/// Under this key: the last applied membership.
-const MEMBERSHIP_KEY: &[u8] = b"\0membership";
-
-/// How far the state machine has come.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct AppliedState {
-    /// The last applied log entry; `None` at first.
-    pub last: Option<LogId>,
-    /// The last applied membership.
-    pub membership: StoredMembership,
-}
-
-impl AppliedState {
-    /// The index of the last applied entry; 0 at first (Raft's first entry is the cluster's own).
-    #[must_use]
-    pub fn index(&self) -> u64 {
-        self.last.as_ref().map_or(0, |last| last.index)
-    }
-
-    /// As the engine behind `kv` holds it.
-    pub(crate) fn read(kv: &dyn Read) -> Result<Self, KvError> {
-        let membership = read_postcard(kv, MEMBERSHIP_KEY)?;
-        Ok(Self {
-            last: read_postcard(kv, APPLIED_KEY)?,
-            membership: membership.unwrap_or_default(),
-        })
-    }
-}
-
-fn read_postcard<T: DeserializeOwned>(kv: &dyn Read, key: &[u8]) -> Result<Option<T>, KvError> {
-    let Some(value) = kv.get(key)? else {
-        return Ok(None);
-    };
-    postcard::from_bytes(&value).map(Some).map_err(|error| {
-        KvError::Damaged(format!(
-            "the record {:?}: {error}",
-            key.escape_ascii().to_string()
-        ))
-    })
-}
-
-/// Where a store's present engine is found, also by readers that outlive a change of it.
-struct Current {
-    engine: RwLock<Arc<dyn Engine>>,
-}
-
-impl Current {
-    fn engine(&self) -> Arc<dyn Engine> {
-        self.engine.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Read for Current {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
-        self.engine().get(key)
-    }
-
-    fn scan(&self, range: crate::kv::KeyRange, reverse: bool) -> crate::kv::Scan<'_> {
-        self.engine().scan_owned(range, reverse)
-    }
-}
+/// An engine batch ends with the entry that takes it beyond this.
+const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// The metadata of one node.
 pub struct MetaStore {
+    dir: Arc<StoreDir>,
     current: Arc<Current>,
     /// Held by the one that writes.
     state: Mutex<AppliedState>,
@@ -87,22 +26,94 @@ pub struct MetaStore {
     applied: watch::Sender<u64>,
 }
 
+/// What [`MetaStore::open_or_damaged`] found.
+pub enum OpenedStore {
+    /// A usable store.
+    Ready(MetaStore),
+    /// A damaged one, to be replaced by a peer's state.
+    Damaged(DamagedStore),
+}
+
+/// A store that cannot be used. Nothing of it is lost until a replacement is complete.
+pub struct DamagedStore {
+    dir: Arc<StoreDir>,
+    why: KvError,
+}
+
+impl DamagedStore {
+    /// What is wrong.
+    #[must_use]
+    pub fn why(&self) -> &KvError {
+        &self.why
+    }
+
+    /// Takes in a peer's snapshot.
+    pub fn receiver(&self) -> Result<SnapshotReceiver, KvError> {
+        SnapshotReceiver::new(&self.dir)
+    }
+
+    /// Puts what was received in the place of the damaged state.
+    pub fn replace_with(self, received: ReceivedSnapshot) -> Result<MetaStore, KvError> {
+        let (_, generation) = received.into_parts(&self.dir)?;
+        self.dir.switch_to(None, &generation)?;
+        self.dir.remove_others(&generation)?;
+        MetaStore::over(generation)
+    }
+}
+
 impl MetaStore {
     /// An empty store in memory, for tests and simulation.
     pub fn in_memory() -> Result<Self, KvError> {
-        Self::over(Arc::new(MemoryEngine::new()))
+        Self::over(StoreDir::in_memory().create()?)
     }
 
-    fn over(engine: Arc<dyn Engine>) -> Result<Self, KvError> {
-        let state = AppliedState::read(&*engine)?;
-        let (applied, _) = watch::channel(state.index());
+    /// Opens the store in a directory, or makes one there; fails if it is damaged.
+    pub fn open(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<Self, KvError> {
+        match Self::open_or_damaged(disk, options)? {
+            OpenedStore::Ready(store) => Ok(store),
+            OpenedStore::Damaged(damaged) => Err(damaged.why),
+        }
+    }
+
+    /// As [`MetaStore::open`], for a node that can repair a damaged store. An error is what no snapshot would help
+    /// against: the medium fails, or the store is of another version.
+    pub fn open_or_damaged(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<OpenedStore, KvError> {
+        let (dir, generation) = StoreDir::open(disk, options)?;
+        match generation.and_then(Self::over) {
+            Ok(store) => Ok(OpenedStore::Ready(store)),
+            Err(why @ KvError::Damaged(_)) => Ok(OpenedStore::Damaged(DamagedStore { dir, why })),
+            Err(other) => Err(other),
+        }
+    }
+
+    fn over(generation: Arc<Generation>) -> Result<Self, KvError> {
+        let engine = generation.engine()?;
+        let state = AppliedState::read(&**engine)?;
+        // What was found is announced as applied, and Raft may purge what is applied.
+        engine.flush()?;
         Ok(Self {
-            current: Arc::new(Current {
-                engine: RwLock::new(engine),
-            }),
+            dir: generation.dir().clone(),
+            current: Arc::new(Current(RwLock::new(generation))),
+            applied: watch::Sender::new(state.index()),
             state: Mutex::new(state),
             observers: RwLock::default(),
-            applied,
+        })
+    }
+
+    /// Turns a store that lacks entries which Raft has purged from its log into a damaged one: nobody but a peer
+    /// can bring it forward. `purged` is the index of the last purged entry, 0 if none was.
+    #[must_use]
+    pub fn require_applied(self, purged: u64) -> OpenedStore {
+        let applied = self.state().index();
+        if applied >= purged {
+            return OpenedStore::Ready(self);
+        }
+        let why = KvError::Damaged(format!(
+            "it ends at log entry {applied}, but the log begins after {purged}"
+        ));
+        OpenedStore::Damaged(DamagedStore {
+            dir: self.dir.clone(),
+            why,
         })
     }
 
@@ -115,7 +126,16 @@ impl MetaStore {
 
     /// Reads the state as it is now, whatever comes.
     pub fn snapshot(&self) -> Result<Reader, KvError> {
-        Ok(Reader::new(self.current.engine().snapshot()?))
+        Ok(Reader::new(self.current.pinned()?))
+    }
+
+    /// The state as it is now, to be sent to a peer. All of it is on the medium when this returns, so that Raft may
+    /// purge the log up to it. Blocks on the medium.
+    pub fn live_snapshot(&self) -> Result<LiveSnapshot, KvError> {
+        let read = self.current.pinned()?;
+        let applied = AppliedState::read(&*read)?;
+        self.current.generation().engine()?.flush()?;
+        Ok(LiveSnapshot::new(applied.to_meta(), read))
     }
 
     /// The index of the last applied entry; 0 at first. Announced after observers have run.
@@ -130,6 +150,27 @@ impl MetaStore {
         self.state().clone()
     }
 
+    /// The failure after which the store refuses everything, once there is one. Damage is found again at the next
+    /// [`MetaStore::open_or_damaged`].
+    #[must_use]
+    pub fn failure(&self) -> watch::Receiver<Option<KvError>> {
+        self.dir.failure()
+    }
+
+    /// Memory that the engine holds, an estimate in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.current
+            .generation()
+            .engine()
+            .map_or(0, |engine| engine.memory_bytes())
+    }
+
+    /// Makes all that was applied durable. Blocks on the medium.
+    pub fn flush(&self) -> Result<(), KvError> {
+        self.current.generation().engine()?.flush()
+    }
+
     /// Adds an observer; it hears of everything applied from now on.
     pub fn observe(&self, observer: Arc<dyn Observer>) {
         self.observers
@@ -138,38 +179,85 @@ impl MetaStore {
             .push(observer);
     }
 
-    /// Applies entries, in log order, as one engine batch, and answers them. Blocks on the medium.
+    /// Applies entries in log order and answers them. Blocks on the medium.
     pub fn apply(&self, entries: &[Entry]) -> Result<Vec<Answer>, KvError> {
         let mut state = self.state();
-        let Some(last) = entries.last() else {
-            return Ok(Vec::new());
-        };
-        let engine = self.current.engine();
-        let mut txn = Txn::new(&*engine);
-        let mut events = Vec::new();
         let mut answers = Vec::with_capacity(entries.len());
+        while answers.len() < entries.len() {
+            self.apply_batch(&mut state, &entries[answers.len()..], &mut answers)?;
+        }
+        Ok(answers)
+    }
+
+    /// Applies the first of `entries` as one engine batch.
+    fn apply_batch(
+        &self,
+        state: &mut AppliedState,
+        entries: &[Entry],
+        answers: &mut Vec<Answer>,
+    ) -> Result<(), KvError> {
+        let generation = self.current.generation();
+        let engine = generation.engine()?;
+        let mut txn = Txn::new(&**engine);
+        let mut events = Vec::new();
         let mut next = state.clone();
         for entry in entries {
             answers.push(match &entry.payload {
                 EntryPayload::Blank => None,
                 EntryPayload::Normal(proposal) => {
-                    Some(apply_one(&mut txn, entry.log_id.index, proposal, &mut events)?)
+                    let index = entry.log_id.index;
+                    Some(apply::apply(&mut txn, index, proposal, &mut events)?)
                 }
                 EntryPayload::Membership(membership) => {
                     next.membership = StoredMembership::new(Some(entry.log_id()), membership.clone());
                     None
                 }
             });
+            txn.seal();
+            next.last = Some(entry.log_id());
+            if txn.bytes() >= BATCH_BYTES_MAX {
+                break;
+            }
         }
-        next.last = Some(last.log_id());
-        if next.membership != state.membership {
-            put_postcard(&mut txn, MEMBERSHIP_KEY, &next.membership)?;
-        }
-        put_postcard(&mut txn, APPLIED_KEY, &next.last)?;
-        engine.write(txn.into_batch())?;
-        *state = next;
+        self.write(&**engine, txn, state, next)?;
         self.announce(state.index(), &events);
-        Ok(answers)
+        Ok(())
+    }
+
+    fn write(
+        &self,
+        engine: &dyn Engine,
+        txn: Txn<'_>,
+        state: &mut AppliedState,
+        next: AppliedState,
+    ) -> Result<(), KvError> {
+        let mut batch = txn.into_batch();
+        let mut put = |(key, value)| batch.changes.push((key, Some(value)));
+        put(next.last_record()?);
+        if next.membership != state.membership {
+            put(next.membership_record()?);
+        }
+        engine.write(batch)?;
+        *state = next;
+        Ok(())
+    }
+
+    /// Takes in a peer's snapshot, to be [installed](MetaStore::install).
+    pub fn receiver(&self) -> Result<SnapshotReceiver, KvError> {
+        SnapshotReceiver::new(&self.dir)
+    }
+
+    /// Puts a received snapshot in the place of the state. Readers go on: those of a snapshot with the old state,
+    /// the others with the new one. Blocks on the medium.
+    pub fn install(&self, received: ReceivedSnapshot) -> Result<(), KvError> {
+        let mut state = self.state();
+        let (applied, new) = received.into_parts(&self.dir)?;
+        let old = self.current.generation();
+        self.dir.switch_to(Some(&old), &new)?;
+        *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = new;
+        *state = applied;
+        self.announce(state.index(), &[Event::Reset]);
+        Ok(())
     }
 
     fn announce(&self, index: u64, events: &[Event]) {
@@ -192,23 +280,58 @@ impl MetaStore {
     }
 }
 
-fn put_postcard<T: serde::Serialize>(
-    txn: &mut Txn<'_>,
-    key: &'static [u8],
-    value: &T,
-) -> Result<(), KvError> {
-    let value = postcard::to_stdvec(value).map_err(|error| KvError::Io(error.to_string()))?;
-    txn.put(Bytes::from_static(key), value.into());
-    Ok(())
+/// Where a store's present generation is found, also by readers that outlive a change of it.
+struct Current(RwLock<Arc<Generation>>);
+
+impl Current {
+    fn generation(&self) -> Arc<Generation> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn pinned(&self) -> Result<Arc<Pinned>, KvError> {
+        let generation = self.generation();
+        Ok(Arc::new(Pinned {
+            read: generation.engine()?.snapshot()?,
+            _generation: generation,
+        }))
+    }
 }
 
-fn apply_one(
-    txn: &mut Txn<'_>,
-    log_index: u64,
-    proposal: &Proposal,
-    events: &mut Vec<Event>,
-) -> Result<Result<Reply, MetaError>, KvError> {
-    let answer = apply::apply(txn, log_index, proposal, events)?;
-    txn.seal();
-    Ok(answer)
+impl Read for Current {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.generation().engine()?.get(key)
+    }
+
+    fn scan(&self, range: KeyRange, reverse: bool) -> Scan<'_> {
+        let generation = self.generation();
+        match generation.engine() {
+            Ok(engine) => {
+                let scan = engine.clone().scan_owned(range, reverse);
+                // The generation's files stay for as long as they are read.
+                Box::new(scan.inspect(move |_| _ = &generation))
+            }
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
+    }
+}
+
+/// A snapshot of an engine. Dropped in this order, so that nothing is open when the generation's files go.
+struct Pinned {
+    read: Arc<dyn Read>,
+    _generation: Arc<Generation>,
+}
+
+impl Read for Pinned {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.read.get(key)
+    }
+
+    fn scan(&self, range: KeyRange, reverse: bool) -> Scan<'_> {
+        self.read.scan(range, reverse)
+    }
+
+    fn scan_owned(self: Arc<Self>, range: KeyRange, reverse: bool) -> Scan<'static> {
+        let scan = self.read.clone().scan_owned(range, reverse);
+        Box::new(scan.inspect(move |_| _ = &self))
+    }
 }
