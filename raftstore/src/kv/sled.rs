@@ -229,7 +229,7 @@ fn to_bytes(bytes: &IVec) -> Bytes {
 fn to_kv(error: sled::Error) -> KvError {
     match error {
         sled::Error::Io(error) => super::io_error(&error),
-        sled::Error::Unsupported(what) => KvError::Unsupported(what),
+        // This includes what it takes for another version: garbage, mostly, as there will be no later version.
         other => KvError::Damaged(other.to_string()),
     }
 }

@@ -124,6 +124,12 @@ impl MetaStore {
         Reader::new(self.current.clone())
     }
 
+    /// What [`MetaStore::reader`] reads through.
+    #[cfg(test)]
+    pub(crate) fn read(&self) -> Arc<dyn Read> {
+        self.current.clone()
+    }
+
     /// Reads the state as it is now, whatever comes.
     pub fn snapshot(&self) -> Result<Reader, KvError> {
         Ok(Reader::new(self.current.pinned()?))
