@@ -68,6 +68,11 @@ pub trait Backend: Propose {
 
     /// What statfs tells: room for file data, replicas counted.
     async fn space(&self) -> Result<ClusterSpace, BackendError>;
+
+    /// Whether what this node acknowledged is as durable as it said: an error once its journal has failed. Cheap.
+    async fn healthy(&self) -> Result<(), BackendError> {
+        Ok(())
+    }
 }
 
 /// A chunk on its way to an op that refers to it. While it lives, the session's `chunk_floor` stays at or below it.
@@ -82,7 +87,10 @@ impl ChunkGuard {
     /// `release` is called when the guard is dropped.
     #[must_use]
     pub fn new(id: ChunkId, release: Box<dyn FnOnce() + Send + Sync>) -> Self {
-        Self { id, release: Some(release) }
+        Self {
+            id,
+            release: Some(release),
+        }
     }
 }
 

@@ -1,0 +1,44 @@
+//! Changing attributes, and statfs.
+
+use raftstore::meta::{AttrChange, FILE_BYTES_MAX, FileKind, Ino, Inode, NAME_BYTES_MAX, Op, Refusal};
+
+use super::vfs::present;
+use super::{FileSystemSpace, FsError, Vfs};
+
+/// Unit in which statfs counts.
+const BLOCK_BYTES: u32 = 4096;
+/// What statfs says is left of inodes: there is no table that could fill up.
+const INODES_FREE: u64 = u32::MAX as u64;
+
+impl Vfs {
+    /// Changes attributes. Permissions were checked by the kernel.
+    pub async fn setattr(&self, ino: Ino, mut change: AttrChange) -> Result<Inode, FsError> {
+        if change.size.is_some_and(|size| size > FILE_BYTES_MAX) {
+            return Err(Refusal::TooLarge.into());
+        }
+        let changes_owner = change.uid.is_some() || change.gid.is_some();
+        if changes_owner || change.size.is_some() {
+            self.backend.refresh(&[ino]).await?;
+            let inode = present(&self.backend.reader(), ino)?;
+            // chown takes these privileges from anything that can be executed, whoever calls it.
+            change.kill_suid_sgid |= changes_owner && inode.kind != FileKind::Directory;
+            self.drop_capability(&inode).await?;
+        }
+        self.submit_for_inode(Op::SetAttr { ino, change }).await
+    }
+
+    /// What statfs tells.
+    pub async fn statfs(&self) -> Result<FileSystemSpace, FsError> {
+        let space = self.cluster_space().await?;
+        let usage = self.backend.reader().usage()?;
+        let block_bytes = u64::from(BLOCK_BYTES);
+        Ok(FileSystemSpace {
+            block_bytes: BLOCK_BYTES,
+            blocks: space.capacity_bytes / block_bytes,
+            blocks_free: space.available_bytes.min(space.capacity_bytes) / block_bytes,
+            inodes: usage.inodes,
+            inodes_free: INODES_FREE,
+            name_bytes_max: u32::try_from(NAME_BYTES_MAX).unwrap_or(u32::MAX),
+        })
+    }
+}

@@ -1,0 +1,238 @@
+//! A cluster in one process, for tests and trials without daemons: the real state machine in memory, chunks in a
+//! hash table, no Raft, no network, no medium. Several backends on one cluster are several nodes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use raftstore::clock::{Clock, SystemClock};
+use raftstore::kv::KvError;
+use raftstore::meta::testing::LocalMeta;
+use raftstore::meta::{ChunkId, Ino, Observer, Op, Proposal, Reader, Reply, SessionId};
+use tokio::sync::watch;
+
+use super::{Limits, Vfs};
+use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Propose};
+
+/// After so many stored chunks, those that nothing refers to are dropped.
+const SWEEP_CHUNKS: usize = 1024;
+
+/// What the nodes of a local cluster share.
+pub struct LocalCluster {
+    meta: LocalMeta,
+    chunks: Mutex<Chunks>,
+    clock: Arc<dyn Clock>,
+    space: Mutex<ClusterSpace>,
+    quorum: watch::Sender<bool>,
+    nodes: AtomicU64,
+}
+
+#[derive(Default)]
+struct Chunks {
+    bytes: HashMap<ChunkId, Bytes>,
+    since_sweep: usize,
+    reads: u64,
+}
+
+impl LocalCluster {
+    /// An empty filesystem with `capacity_bytes` of room.
+    ///
+    /// # Errors
+    /// None that a test need expect.
+    pub fn new(capacity_bytes: u64) -> Result<Arc<Self>, KvError> {
+        Ok(Arc::new(Self {
+            meta: LocalMeta::new()?,
+            chunks: Mutex::default(),
+            clock: Arc::new(SystemClock),
+            space: Mutex::new(ClusterSpace {
+                capacity_bytes,
+                available_bytes: capacity_bytes,
+            }),
+            quorum: watch::Sender::new(true),
+            nodes: AtomicU64::new(0),
+        }))
+    }
+
+    /// One more node, with a session of its own.
+    ///
+    /// # Errors
+    /// None that a test need expect.
+    pub fn node(self: &Arc<Self>) -> Result<Arc<LocalBackend>, KvError> {
+        let count = self.nodes.fetch_add(1, Ordering::Relaxed);
+        let add = Op::AddNode {
+            name: format!("node{count}"),
+            listen: format!("127.0.0.1:{count}"),
+            token_hash: None,
+        };
+        let node = match self.meta.system(add)?.1 {
+            Ok(Reply::Node(node)) => node.id,
+            other => return Err(KvError::Io(format!("{other:?}"))),
+        };
+        let session = match self.meta.system(Op::OpenSession { node })?.1 {
+            Ok(Reply::Session(session)) => session,
+            other => return Err(KvError::Io(format!("{other:?}"))),
+        };
+        Ok(Arc::new(LocalBackend {
+            cluster: self.clone(),
+            session,
+            seq: Mutex::new(0),
+            chunk_seq: AtomicU64::new(1),
+        }))
+    }
+
+    /// A filesystem on one more node.
+    ///
+    /// # Errors
+    /// None that a test need expect.
+    pub fn vfs(self: &Arc<Self>, limits: Limits) -> Result<Arc<Vfs>, KvError> {
+        let vfs = Vfs::new(self.node()?, self.clock.clone(), limits);
+        self.meta.store().observe(vfs.clone() as Arc<dyn Observer>);
+        Ok(vfs)
+    }
+
+    /// The newest metadata.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        self.meta.reader()
+    }
+
+    /// Takes the quorum away, or gives it back: without it, everything waits.
+    pub fn set_quorum(&self, there: bool) {
+        self.quorum.send_replace(there);
+    }
+
+    /// What statfs is to say.
+    pub fn set_space(&self, space: ClusterSpace) {
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner) = space;
+    }
+
+    /// Proposes as the cluster itself, as the leader does to free inodes and to expire sessions.
+    ///
+    /// # Errors
+    /// None that a test need expect.
+    pub fn system(&self, op: Op) -> Result<Reply, BackendError> {
+        Ok(self.meta.system(op)?.1?)
+    }
+
+    /// How many chunks were read so far.
+    #[must_use]
+    pub fn chunk_reads(&self) -> u64 {
+        self.chunks().reads
+    }
+
+    /// How many chunks and payloads are stored.
+    #[must_use]
+    pub fn chunk_count(&self) -> usize {
+        self.chunks().bytes.len()
+    }
+
+    fn chunks(&self) -> MutexGuard<'_, Chunks> {
+        self.chunks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn wait_for_quorum(&self) {
+        // The sender lives as long as `self`, so this cannot fail.
+        let _ = self.quorum.subscribe().wait_for(|there| *there).await;
+    }
+
+    fn store_chunk(&self, id: ChunkId, data: Bytes) {
+        let mut chunks = self.chunks();
+        chunks.bytes.insert(id, data);
+        chunks.since_sweep += 1;
+    }
+
+    /// Drops payloads that nothing refers to. Chunks stay: they may be on their way to an op.
+    fn sweep(&self) -> Result<(), KvError> {
+        let mut chunks = self.chunks();
+        if chunks.since_sweep < SWEEP_CHUNKS {
+            return Ok(());
+        }
+        chunks.since_sweep = 0;
+        let reader = self.meta.reader();
+        let mut dead = Vec::new();
+        for id in chunks.bytes.keys() {
+            if id.payload_index().is_some() && !reader.chunk_is_live(*id)? {
+                dead.push(*id);
+            }
+        }
+        for id in dead {
+            chunks.bytes.remove(&id);
+        }
+        Ok(())
+    }
+}
+
+/// One node of a [`LocalCluster`].
+pub struct LocalBackend {
+    cluster: Arc<LocalCluster>,
+    session: SessionId,
+    seq: Mutex<u64>,
+    chunk_seq: AtomicU64,
+}
+
+#[async_trait]
+impl Propose for LocalBackend {
+    async fn submit(&self, op: Op, payload: Bytes) -> Result<Reply, BackendError> {
+        self.cluster.wait_for_quorum().await;
+        let mut seq = self.seq.lock().unwrap_or_else(PoisonError::into_inner);
+        *seq += 1;
+        let proposal = Proposal {
+            session: self.session,
+            seq: *seq,
+            ack_floor: *seq,
+            chunk_floor: 0,
+            time: self.cluster.clock.wall(),
+            op,
+            payload: payload.clone(),
+        };
+        let (log_index, answer) = self.cluster.meta.propose(proposal)?;
+        if !payload.is_empty() {
+            self.cluster.store_chunk(ChunkId::payload(log_index), payload);
+            self.cluster.sweep()?;
+        }
+        Ok(answer?)
+    }
+}
+
+#[async_trait]
+impl Backend for LocalBackend {
+    async fn refresh(&self, _inodes: &[Ino]) -> Result<(), BackendError> {
+        self.cluster.wait_for_quorum().await;
+        Ok(())
+    }
+
+    fn reader(&self) -> Reader {
+        self.cluster.meta.reader()
+    }
+
+    fn session(&self) -> SessionId {
+        self.session
+    }
+
+    async fn write_chunk(&self, data: Bytes) -> Result<ChunkGuard, BackendError> {
+        self.cluster.wait_for_quorum().await;
+        let id = ChunkId {
+            session: self.session.0,
+            seq: self.chunk_seq.fetch_add(1, Ordering::Relaxed),
+        };
+        self.cluster.store_chunk(id, data);
+        Ok(ChunkGuard::new(id, Box::new(|| {})))
+    }
+
+    async fn read_chunk(&self, id: ChunkId, offset: u32, len: u32) -> Result<Bytes, BackendError> {
+        let mut chunks = self.cluster.chunks();
+        chunks.reads += 1;
+        let bytes = chunks.bytes.get(&id).ok_or(BackendError::ChunkGone(id))?;
+        let range = offset as usize..offset as usize + len as usize;
+        if range.end > bytes.len() {
+            return Err(BackendError::ChunkLost(id));
+        }
+        Ok(bytes.slice(range))
+    }
+
+    async fn space(&self) -> Result<ClusterSpace, BackendError> {
+        Ok(*self.cluster.space.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

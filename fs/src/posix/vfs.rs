@@ -1,0 +1,243 @@
+//! The filesystem of one node.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use raftstore::clock::Clock;
+use raftstore::meta::{Event, Ino, Inode, NAME_BYTES_MAX, Observer, Op, Reader, Refusal, Reply};
+
+use super::lock_table::LockTable;
+use super::{FsError, Invalidations, OpenInodes};
+use crate::backend::{Backend, ClusterSpace};
+
+/// How often a look-up is repeated if what it found is gone again.
+const LOOKUP_TRIES: u32 = 16;
+/// For how long the answer to "how much room is there" is good.
+const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// What the POSIX layer may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest write that rides in the Raft log, bytes. Larger ones become chunks.
+    pub inline_bytes_max: usize,
+    /// Largest piece that one write op places, bytes; at most [`raftstore::meta::CHUNK_BYTES_MAX`].
+    pub piece_bytes_max: usize,
+    /// Chunks of one write that are on their way at the same time.
+    pub chunk_writes_max: usize,
+    /// Chunks of one read that are fetched at the same time.
+    pub chunk_reads_max: usize,
+    /// Extents of one file that are held in memory at the same time.
+    pub extents_max: usize,
+    /// Owners of locks on this node, counted per inode.
+    pub lock_owners_max: usize,
+    /// After so long, someone who waits for a lock looks again, even if nobody said that it is free.
+    pub lock_poll_ms: u64,
+    /// For so long, a node that has just released a lock that others want lets them go first.
+    pub lock_handoff_ms: u64,
+    /// Inodes whose invalidation may be queued one by one; more, and everything is invalidated.
+    pub invalidations_max: usize,
+    /// Inodes of which it is remembered that the kernel knows them.
+    pub known_inodes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            inline_bytes_max: 64 << 10,
+            piece_bytes_max: 1 << 20,
+            chunk_writes_max: 4,
+            chunk_reads_max: 8,
+            extents_max: 1024,
+            lock_owners_max: 65_536,
+            lock_poll_ms: 5_000,
+            lock_handoff_ms: 20,
+            invalidations_max: 65_536,
+            known_inodes_max: 1 << 20,
+        }
+    }
+}
+
+/// The filesystem as one node sees it. Its methods may be called concurrently; dropping a method's future abandons
+/// the wait, not what was already proposed.
+pub struct Vfs {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) limits: Limits,
+    pub(super) open: Arc<OpenInodes>,
+    pub(super) locks: Arc<LockTable>,
+    invalidations: Arc<Invalidations>,
+    space: Mutex<Option<(Duration, ClusterSpace)>>,
+    next_handle: AtomicU64,
+}
+
+impl Vfs {
+    /// The filesystem on `backend`. The caller makes it an observer of the node's metadata store.
+    #[must_use]
+    pub fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            locks: Arc::new(LockTable::new(limits.lock_owners_max)),
+            invalidations: Arc::new(Invalidations::new(
+                limits.invalidations_max,
+                limits.known_inodes_max,
+            )),
+            open: Arc::default(),
+            backend,
+            clock,
+            limits,
+            space: Mutex::new(None),
+            next_handle: AtomicU64::new(1),
+        })
+    }
+
+    /// Which inodes are open on this node.
+    #[must_use]
+    pub fn open_inodes(&self) -> &Arc<OpenInodes> {
+        &self.open
+    }
+
+    /// What the kernel's caches must forget.
+    #[must_use]
+    pub fn invalidations(&self) -> &Arc<Invalidations> {
+        &self.invalidations
+    }
+
+    /// The inode that `name` stands for in `parent`; `.` and `..` too.
+    pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Inode, FsError> {
+        check_name_length(name)?;
+        for _ in 0..LOOKUP_TRIES {
+            self.backend.refresh(&[parent]).await?;
+            let reader = self.backend.reader();
+            let ino = match name {
+                b"." => parent,
+                b".." => directory(&reader, parent)?.parent,
+                _ => match reader.lookup(parent, name)? {
+                    Some(entry) => entry.ino,
+                    None => {
+                        directory(&reader, parent)?;
+                        return Err(Refusal::NotFound.into());
+                    }
+                },
+            };
+            if let Some(inode) = reader.inode(ino)? {
+                self.open.saw(inode.ino);
+                return Ok(inode);
+            }
+            // Unlinked and freed between the two reads.
+        }
+        Err(Refusal::NotFound.into())
+    }
+
+    /// The inode, also if it has no name any more.
+    pub async fn getattr(&self, ino: Ino) -> Result<Inode, FsError> {
+        self.backend.refresh(&[ino]).await?;
+        present(&self.backend.reader(), ino)
+    }
+
+    /// A symlink's target.
+    pub async fn readlink(&self, ino: Ino) -> Result<Bytes, FsError> {
+        let inode = self.getattr(ino).await?;
+        if inode.kind != raftstore::meta::FileKind::Symlink {
+            return Err(Refusal::Invalid.into());
+        }
+        Ok(inode.target)
+    }
+
+    /// For fsync, flush and fsyncdir: whatever was acknowledged is durable already, but a node that has failed must
+    /// not say so.
+    pub async fn sync(&self) -> Result<(), FsError> {
+        self.backend.healthy().await?;
+        Ok(())
+    }
+
+    /// A handle that was never given out before.
+    pub(super) fn new_handle(&self) -> u64 {
+        self.next_handle.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Submits an op that carries no bytes.
+    pub(super) async fn submit(&self, op: Op) -> Result<Reply, FsError> {
+        Ok(self.backend.submit(op, Bytes::new()).await?)
+    }
+
+    /// Submits an op whose answer is an inode.
+    pub(super) async fn submit_for_inode(&self, op: Op) -> Result<Inode, FsError> {
+        match self.submit(op).await? {
+            Reply::Inode(inode) => {
+                self.open.saw(inode.ino);
+                Ok(inode)
+            }
+            other => Err(FsError::unexpected(&other)),
+        }
+    }
+
+    /// Submits an op that has nothing to answer.
+    pub(super) async fn submit_for_nothing(&self, op: Op) -> Result<(), FsError> {
+        match self.submit(op).await? {
+            Reply::Done => Ok(()),
+            other => Err(FsError::unexpected(&other)),
+        }
+    }
+
+    /// Room for file data, at most a second old.
+    pub(super) async fn cluster_space(&self) -> Result<ClusterSpace, FsError> {
+        let now = self.clock.monotonic();
+        if let Some((at, space)) = *self.space.lock().unwrap_or_else(PoisonError::into_inner)
+            && now.saturating_sub(at) < SPACE_AGE_MAX
+        {
+            return Ok(space);
+        }
+        let space = self.backend.space().await?;
+        *self.space.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, space));
+        Ok(space)
+    }
+
+    /// ENOSPC unless `len` more bytes fit.
+    pub(super) async fn check_space(&self, len: u64) -> Result<(), FsError> {
+        if self.cluster_space().await?.available_bytes < len {
+            return Err(Refusal::NoSpace.into());
+        }
+        Ok(())
+    }
+}
+
+impl Observer for Vfs {
+    fn applied(&self, _index: u64, events: &[Event]) {
+        let session = self.backend.session();
+        for event in events {
+            match event {
+                Event::Data { ino, by } if *by != session => self.invalidations.push(*ino),
+                Event::LockFreed { ino } => self.locks.wake(*ino),
+                Event::SessionExpired { session: expired } if *expired == session => self.locks.forget_held(),
+                Event::Reset => {
+                    self.invalidations.push_all();
+                    self.locks.wake_all();
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The inode, or ESTALE if it is gone.
+pub(super) fn present(reader: &Reader, ino: Ino) -> Result<Inode, FsError> {
+    reader.inode(ino)?.ok_or_else(|| Refusal::Stale.into())
+}
+
+/// The inode of a directory; ESTALE if it is gone, ENOTDIR if it is something else.
+pub(super) fn directory(reader: &Reader, ino: Ino) -> Result<Inode, FsError> {
+    let inode = present(reader, ino)?;
+    if inode.kind != raftstore::meta::FileKind::Directory {
+        return Err(Refusal::NotDirectory.into());
+    }
+    Ok(inode)
+}
+
+/// ENAMETOOLONG if no entry can have this name.
+pub(super) fn check_name_length(name: &[u8]) -> Result<(), FsError> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(Refusal::NameTooLong.into());
+    }
+    Ok(())
+}
