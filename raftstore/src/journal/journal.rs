@@ -34,7 +34,7 @@ pub struct Journal {
 }
 
 /// An entry that was found, here or on the medium.
-enum Found {
+pub(super) enum Found {
     Cached(Box<Entry>),
     Stored {
         index: u64,
@@ -318,7 +318,7 @@ impl Journal {
         }
     }
 
-    fn find(&self, range: Range<u64>, bytes_max: usize) -> Vec<Found> {
+    pub(super) fn find(&self, range: Range<u64>, bytes_max: usize) -> Vec<Found> {
         let core = self.shared.lock();
         let mut found = Vec::new();
         let mut bytes = 0_usize;
@@ -337,7 +337,7 @@ impl Journal {
         found
     }
 
-    fn fetch(&self, found: Vec<Found>) -> Result<Vec<Entry>, JournalError> {
+    pub(super) fn fetch(&self, found: Vec<Found>) -> Result<Vec<Entry>, JournalError> {
         fetch(&self.shared, found)
     }
 
@@ -447,7 +447,7 @@ impl Drop for Journal {
 
 impl Core {
     /// Where an entry's record is, if it is on the medium.
-    fn stored(&self, index: u64, slot: &Slot) -> Option<Found> {
+    pub(super) fn stored(&self, index: u64, slot: &Slot) -> Option<Found> {
         let Place::At { generation, offset } = slot.place else {
             return None;
         };

@@ -286,7 +286,7 @@ impl State {
                 None => {
                     return Ok(Some(TornTail {
                         segment: life.name(),
-                        offset: offset,
+                        offset,
                     }));
                 }
             }

@@ -117,11 +117,15 @@ impl SimDisk {
         Self::default()
     }
 
-    /// An independent copy: contents, what is unsynced, counters and planned failures.
+    /// An independent copy, unsynced changes included: what a program finds after it was killed and started again.
+    /// The copy has its power on and no failures planned.
     #[must_use]
     pub fn fork(&self) -> Self {
+        let mut state = self.lock().clone();
+        state.power = true;
+        (state.fail_sync, state.fail_write, state.crash_sync) = (None, None, None);
         Self {
-            state: Arc::new(Mutex::new(self.lock().clone())),
+            state: Arc::new(Mutex::new(state)),
         }
     }
 

@@ -14,6 +14,11 @@ use crate::raft::{Entry, Vote};
 
 mod basics;
 mod conformance;
+mod crash;
+mod damage;
+mod fuzz;
+mod model;
+mod space;
 
 const DIR: &str = "/store/journal";
 
