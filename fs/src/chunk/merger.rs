@@ -1,6 +1,7 @@
 //! Moving payload of small writes out of old journal segments, so that the segments can go.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -127,48 +128,47 @@ impl Merger {
             Ok(files)
         })
         .await?;
+        let round = Round {
+            target,
+            bytes_max,
+            merged_bytes: AtomicU64::new(0),
+        };
         let mut progress = MergeProgress::default();
         let mut merges = futures::stream::iter(files)
-            .map(|ino| self.merge_file(ino, target, bytes_max))
+            .take_while(|_| std::future::ready(!round.is_over()))
+            .map(|ino| self.merge_file(ino, &round))
             .buffer_unordered(FILES_AT_A_TIME);
-        while let Some(merged) = merges.next().await {
-            let (bytes, lost) = merged?;
+        while let Some(lost) = merges.next().await {
             progress.files += 1;
-            progress.merged_bytes += bytes;
-            progress.lost.extend(lost);
-            if progress.merged_bytes >= bytes_max {
-                break;
-            }
+            progress.lost.extend(lost?);
         }
         drop(merges);
+        progress.merged_bytes = round.merged_bytes.into_inner();
         let view = Arc::clone(&self.plane.view);
         let oldest = blocking(move || view.live_payloads(0, 1)).await?;
         progress.oldest = oldest.first().map(|item| item.log_index);
         Ok(progress)
     }
 
-    /// Merges one file's payloads below `target`; answers bytes moved, and payloads that cannot be had.
-    async fn merge_file(
-        &self,
-        ino: Ino,
-        target: u64,
-        bytes_max: u64,
-    ) -> Result<(u64, Vec<ChunkId>), BackendError> {
+    /// Merges one file's old payloads; answers those that cannot be had.
+    async fn merge_file(&self, ino: Ino, round: &Round) -> Result<Vec<ChunkId>, BackendError> {
         let mut run = Run::default();
         let mut lost = Vec::new();
-        let mut merged = 0;
         let mut offset = 0;
-        while merged < bytes_max {
+        while !round.is_over() {
             let view = Arc::clone(&self.plane.view);
             let page = blocking(move || view.extents(ino, offset, PAGE_EXTENTS)).await?;
             let Some(last) = page.last() else { break };
             offset = last.end();
             for extent in page {
-                let Some(id) = old_payload(&extent, target) else {
+                let Some(id) = old_payload(&extent, round.target) else {
                     continue;
                 };
                 if !run.has_room_for(&extent) {
-                    merged += self.commit(ino, std::mem::take(&mut run)).await?;
+                    self.commit(ino, std::mem::take(&mut run), round).await?;
+                    if round.is_over() {
+                        return Ok(lost);
+                    }
                 }
                 match self.read(&extent).await {
                     Ok(bytes) => run.push(extent, &bytes),
@@ -179,8 +179,8 @@ impl Merger {
                 }
             }
         }
-        merged += self.commit(ino, run).await?;
-        Ok((merged, lost))
+        self.commit(ino, run, round).await?;
+        Ok(lost)
     }
 
     async fn read(&self, extent: &Extent) -> Result<Bytes, BackendError> {
@@ -190,11 +190,11 @@ impl Merger {
         }
     }
 
-    /// Puts a run into a chunk and the chunk into the file; answers the run's length.
-    async fn commit(&self, ino: Ino, run: Run) -> Result<u64, BackendError> {
+    /// Puts a run into a chunk and the chunk into the file.
+    async fn commit(&self, ino: Ino, run: Run, round: &Round) -> Result<(), BackendError> {
         let len = run.bytes.len() as u64;
         if len == 0 {
-            return Ok(0);
+            return Ok(());
         }
         self.budget.take(len).await;
         let guard = self.plane.write(&(self.namer)(), run.bytes.freeze()).await?;
@@ -206,11 +206,27 @@ impl Merger {
             }],
         };
         match self.propose.submit(op, Bytes::new()).await {
-            Ok(_) => Ok(len),
+            Ok(_) => {
+                round.merged_bytes.fetch_add(len, Ordering::Relaxed);
+                Ok(())
+            }
             // The session changed under way: the chunk is given up, and the next round has the new one.
-            Err(BackendError::Meta(MetaError::SessionExpired(_))) => Ok(0),
+            Err(BackendError::Meta(MetaError::SessionExpired(_))) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// What one call of [`Merger::merge_once`] is to do, and has done.
+struct Round {
+    target: u64,
+    bytes_max: u64,
+    merged_bytes: AtomicU64,
+}
+
+impl Round {
+    fn is_over(&self) -> bool {
+        self.merged_bytes.load(Ordering::Relaxed) >= self.bytes_max
     }
 }
 

@@ -29,3 +29,6 @@ pub use plane::{DataPlane, PlaneParts, PlaneStats};
 pub use transport::{ChunkTransport, TransportError};
 pub use view::{Fate, MetaView, StateView};
 pub use watcher::ChunkWatcher;
+
+#[cfg(test)]
+mod tests;
