@@ -153,11 +153,11 @@ impl Cluster {
         cluster
     }
 
-    /// "Nodes" that are all one directory of a local filesystem: what a test says of that, it should say of Bramble.
-    fn bind_reference(&mut self, reference: &Path) {
-        for _ in 0..self.options.nodes {
+    /// "Nodes" that are no more than directories mounted elsewhere.
+    fn bind_reference(&mut self, dirs: &[PathBuf]) {
+        for dir in dirs.iter().cycle().take(self.options.nodes) {
             let node = self.prepare();
-            run("mount", [Path::new("--bind"), reference, &node.mount]);
+            run("mount", [Path::new("--bind"), dir, &node.mount]);
             self.nodes.push(node);
         }
     }

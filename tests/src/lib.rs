@@ -37,11 +37,13 @@ pub fn full() -> bool {
     std::env::var_os("BRAMBLE_TEST_FULL").is_some_and(|value| value != "0")
 }
 
-/// A directory of a local filesystem (`BRAMBLE_TEST_REFERENCE`) to be taken for the cluster, which shows whether a
-/// test of calls and programs asks for what Linux's own filesystems do.
+/// Directories (`BRAMBLE_TEST_REFERENCE`, with colons between) to be taken for the nodes' mounts, in turn. With one
+/// directory of a local filesystem, this shows whether a test of calls and programs asks for what Linux itself does;
+/// with the mounts of the `local_mount` example, it tests the POSIX and FUSE layers alone.
 #[must_use]
-pub fn reference() -> Option<std::path::PathBuf> {
-    std::env::var_os("BRAMBLE_TEST_REFERENCE").map(Into::into)
+pub fn reference() -> Option<Vec<std::path::PathBuf>> {
+    let dirs = std::env::var_os("BRAMBLE_TEST_REFERENCE")?;
+    Some(std::env::split_paths(&dirs).collect())
 }
 
 /// `brief` in an ordinary run, `full` in a long one.

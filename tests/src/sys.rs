@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FallocateFlags, RenameFlags, Statx, StatxFlags};
+use rustix::fs::{CWD, FallocateFlags, RenameFlags};
 
 /// Locks or unlocks `len` bytes from `start` by fcntl. With `wait`, blocks until the lock is had.
 ///
@@ -137,13 +137,4 @@ pub fn rename_with(from: &Path, to: &Path, flags: RenameFlags) -> io::Result<()>
 /// As fallocate.
 pub fn fallocate(file: impl AsFd, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
     rustix::fs::fallocate(file, flags, offset, len).map_err(Into::into)
-}
-
-/// What stat and birth time say of a path, symlinks not followed.
-///
-/// # Errors
-/// As statx.
-pub fn statx(path: &Path) -> io::Result<Statx> {
-    let all = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
-    rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, all).map_err(Into::into)
 }
