@@ -388,7 +388,7 @@ fn memory_is_bounded(kind: EngineKind, dir: &Path) {
 /// Damage to any file is an error or harmless, never a panic, and never a wrong answer to a get.
 fn survives_damage(kind: EngineKind, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let dir = tempfile::tempdir().unwrap();
+    let dir = test_dir();
     {
         let engine = open_in(kind, dir.path());
         for n in 0..40 {
@@ -456,7 +456,7 @@ macro_rules! suite {
             use super::*;
 
             fn with_engine(test: impl FnOnce(Arc<dyn Engine>)) {
-                let dir = tempfile::tempdir().unwrap();
+                let dir = test_dir();
                 test(open_in($kind, dir.path()));
             }
 
@@ -482,12 +482,12 @@ macro_rules! suite {
             }
             #[test]
             fn reopens_after_flush() {
-                super::reopens_after_flush($kind, tempfile::tempdir().unwrap().path());
+                super::reopens_after_flush($kind, test_dir().path());
             }
             #[test]
             fn agrees_with_a_model() {
                 for seed in 0..4 {
-                    super::agrees_with_a_model($kind, tempfile::tempdir().unwrap().path(), seed);
+                    super::agrees_with_a_model($kind, test_dir().path(), seed);
                 }
             }
             #[test]
@@ -506,10 +506,10 @@ suite!(sled, EngineKind::Sled);
 
 #[test]
 fn fjall_memory_is_bounded() {
-    memory_is_bounded(EngineKind::Fjall, tempfile::tempdir().unwrap().path());
+    memory_is_bounded(EngineKind::Fjall, test_dir().path());
 }
 
 #[test]
 fn sled_memory_is_bounded() {
-    memory_is_bounded(EngineKind::Sled, tempfile::tempdir().unwrap().path());
+    memory_is_bounded(EngineKind::Sled, test_dir().path());
 }

@@ -137,3 +137,14 @@ pub fn prefix_range(prefix: &[u8]) -> KeyRange {
     }
     (Bound::Included(prefix.to_vec()), Bound::Unbounded)
 }
+
+/// A directory for a test, on a filesystem in memory if there is one: what is tested is not the medium's speed.
+#[cfg(test)]
+pub(crate) fn test_dir() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        tempfile::tempdir_in(memory).unwrap()
+    } else {
+        tempfile::tempdir().unwrap()
+    }
+}

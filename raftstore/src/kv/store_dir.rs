@@ -53,6 +53,9 @@ pub(crate) struct StoreDir {
     failure: watch::Sender<Option<KvError>>,
 }
 
+/// The generation that counts, or how it is damaged.
+pub(crate) type Present = Result<Arc<Generation>, KvError>;
+
 struct Place {
     disk: Arc<dyn Disk>,
     options: StoreOptions,
@@ -80,10 +83,7 @@ impl StoreDir {
 
     /// Opens `options.root`, or makes it. The second part is the present generation, or how it is damaged. An error
     /// means that nothing can be done here, not even a repair.
-    pub(crate) fn open(
-        disk: Arc<dyn Disk>,
-        options: StoreOptions,
-    ) -> Result<(Arc<Self>, Result<Arc<Generation>, KvError>), KvError> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, options: StoreOptions) -> Result<(Arc<Self>, Present), KvError> {
         let place = Place { disk, options };
         place
             .disk
@@ -352,6 +352,12 @@ impl Place {
         let known = current.is_some() || !names.iter().any(|name| name == CURRENT);
         let mut next = current.map_or(1, |current| current.generation + 1);
         for name in names {
+            if name.ends_with(".tmp") {
+                self.disk
+                    .remove(&root.join(&name))
+                    .map_err(|error| self.error("clean", &error))?;
+                continue;
+            }
             let number = |prefix: &str| name.strip_prefix(prefix)?.parse::<u64>().ok();
             let generation = number("gen-");
             let Some(found) = generation.or_else(|| number("damaged-")) else {

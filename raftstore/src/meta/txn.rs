@@ -171,3 +171,135 @@ impl<'a, C: Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>> Iterator for Merged
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::kv::{Engine, MemoryEngine};
+
+    /// Random changes, savepoints and rollbacks; each read must be what an engine with the changes written shows.
+    #[test]
+    fn reads_see_the_engine_with_the_changes_on_top() {
+        for seed in 0..200 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let engine = MemoryEngine::new();
+            engine
+                .write(Batch {
+                    changes: random_changes(&mut rng, 30),
+                })
+                .unwrap();
+            let mut txn = Txn::new(&engine);
+            let mut model = engine_with(&engine, &[]);
+            let mut saved = Vec::new();
+            for step in 0..40 {
+                match rng.random_range(0..10) {
+                    0 => saved.push((txn.savepoint(), model.clone())),
+                    1 if !saved.is_empty() => {
+                        saved.truncate(rng.random_range(1..=saved.len()));
+                        let (savepoint, before) = saved.pop().unwrap();
+                        txn.rollback(savepoint);
+                        model = before;
+                    }
+                    2 => {
+                        txn.seal();
+                        saved.clear();
+                    }
+                    _ => {
+                        for (key, value) in random_changes(&mut rng, 3) {
+                            match value.clone() {
+                                Some(value) => txn.put(key.clone(), value),
+                                None => txn.delete(key.clone()),
+                            }
+                            model.retain(|(found, _)| *found != key);
+                            model.extend(value.map(|value| (key, value)));
+                            model.sort();
+                        }
+                    }
+                }
+                check(&txn, &model, &mut rng, &format!("seed {seed}, step {step}"));
+            }
+            let changes = txn.into_batch().changes;
+            assert_eq!(engine_with(&engine, &changes), model, "seed {seed}");
+        }
+    }
+
+    fn check(txn: &Txn<'_>, model: &[Pair], rng: &mut StdRng, what: &str) {
+        let key = random_key(rng);
+        let expected = model
+            .iter()
+            .find(|(found, _)| *found == key)
+            .map(|(_, value)| value.clone());
+        assert_eq!(txn.get(&key).unwrap(), expected, "{what}");
+        let mut bound = || match rng.random_range(0..3) {
+            0 => Bound::Unbounded,
+            1 => Bound::Included(random_key(rng).to_vec()),
+            _ => Bound::Excluded(random_key(rng).to_vec()),
+        };
+        let range = (bound(), bound());
+        let inside = |key: &Bytes| std::ops::RangeBounds::contains(&range, &key.to_vec());
+        let mut expected: Vec<Pair> = model.iter().filter(|(key, _)| inside(key)).cloned().collect();
+        for reverse in [false, true] {
+            let found: Vec<Pair> = txn.scan(range.clone(), reverse).map(Result::unwrap).collect();
+            assert_eq!(found, expected, "{what}, {range:?}, {reverse}");
+            expected.reverse();
+        }
+    }
+
+    fn engine_with(engine: &MemoryEngine, changes: &[(Bytes, Option<Bytes>)]) -> Vec<Pair> {
+        engine
+            .write(Batch {
+                changes: changes.to_vec(),
+            })
+            .unwrap();
+        engine
+            .scan((Bound::Unbounded, Bound::Unbounded), false)
+            .map(Result::unwrap)
+            .collect()
+    }
+
+    fn random_key(rng: &mut StdRng) -> Bytes {
+        Bytes::from(vec![b'a' + rng.random_range(0..5), b'a' + rng.random_range(0..5)])
+    }
+
+    fn random_changes(rng: &mut StdRng, count: usize) -> Vec<(Bytes, Option<Bytes>)> {
+        let value = |rng: &mut StdRng| {
+            rng.random_ratio(2, 3)
+                .then(|| Bytes::from(vec![rng.random::<u8>()]))
+        };
+        (0..count).map(|_| (random_key(rng), value(rng))).collect()
+    }
+
+    /// A scan of a long range reads only as far as it is taken.
+    #[test]
+    fn a_scan_is_lazy() {
+        struct Counting(std::sync::atomic::AtomicUsize);
+        impl Read for Counting {
+            fn get(&self, _: &[u8]) -> Result<Option<Bytes>, KvError> {
+                Ok(None)
+            }
+            fn scan(&self, _: KeyRange, _: bool) -> Scan<'_> {
+                Box::new((0..100_000u32).map(|n| {
+                    self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    Ok((Bytes::copy_from_slice(&n.to_be_bytes()), Bytes::new()))
+                }))
+            }
+        }
+        let base = Counting(0.into());
+        let mut txn = Txn::new(&base);
+        txn.delete(Bytes::copy_from_slice(&1u32.to_be_bytes()));
+        let found: Vec<Pair> = txn
+            .scan((Bound::Unbounded, Bound::Unbounded), false)
+            .take(3)
+            .map(Result::unwrap)
+            .collect();
+        assert_eq!(
+            found.last().unwrap().0,
+            Bytes::copy_from_slice(&3u32.to_be_bytes())
+        );
+        drop(txn);
+        assert!(base.0.into_inner() < 10);
+    }
+}

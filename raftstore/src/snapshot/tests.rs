@@ -10,19 +10,28 @@ use rand::{Rng, SeedableRng};
 use super::frame::{Frame, Totals};
 use super::*;
 use crate::disk::{CrashMode, Disk, RealDisk, SimDisk};
-use crate::kv::{Batch, Engine, EngineKind, MemoryEngine, Pair, StoreOptions};
+use crate::kv::{Batch, Engine, EngineKind, MemoryEngine, Pair, StoreOptions, test_dir};
 use crate::meta::{MetaStore, OpenedStore};
 use crate::raft::{LogId, Member, StoredMembership};
 
 type Contents = BTreeMap<Bytes, Bytes>;
 
 fn log_id(index: u64) -> LogId {
-    let leader = openraft::impls::leader_id_std::LeaderId { term: 3, voted_for: 1 };
-    LogId { leader_id: leader.to_committed(), index }
+    let leader = openraft::impls::leader_id_std::LeaderId {
+        term: 3,
+        voted_for: 1,
+    };
+    LogId {
+        leader_id: leader.to_committed(),
+        index,
+    }
 }
 
 fn meta(index: u64) -> SnapshotMeta {
-    let member = Member { name: "one".into(), listen: "10.0.0.1:7000".into() };
+    let member = Member {
+        name: "one".into(),
+        listen: "10.0.0.1:7000".into(),
+    };
     let membership = Membership::new(vec![[1].into()], BTreeMap::from([(1, member)])).unwrap();
     SnapshotMeta {
         last_log_id: Some(log_id(index)),
@@ -40,14 +49,25 @@ fn live(index: u64, pairs: u32, seed: u64) -> (LiveSnapshot, Contents) {
     }
     contents.insert(Bytes::from_static(b"large"), Bytes::from(vec![5; 300 << 10]));
     let engine = MemoryEngine::new();
-    let mut changes: Vec<_> = contents.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
-    changes.push((Bytes::from_static(b"\0secret of the sender"), Some(Bytes::from_static(b"x"))));
+    let mut changes: Vec<_> = contents
+        .iter()
+        .map(|(key, value)| (key.clone(), Some(value.clone())))
+        .collect();
+    changes.push((
+        Bytes::from_static(b"\0secret of the sender"),
+        Some(Bytes::from_static(b"x")),
+    ));
     engine.write(Batch { changes }).unwrap();
-    (LiveSnapshot::new(meta(index), engine.snapshot().unwrap()), contents)
+    (
+        LiveSnapshot::new(meta(index), engine.snapshot().unwrap()),
+        contents,
+    )
 }
 
 fn contents(read: &dyn Read) -> Contents {
-    read.scan((Bound::Included(vec![1]), Bound::Unbounded), false).map(Result::unwrap).collect()
+    read.scan((Bound::Included(vec![1]), Bound::Unbounded), false)
+        .map(Result::unwrap)
+        .collect()
 }
 
 fn frames(snapshot: &LiveSnapshot) -> Vec<Bytes> {
@@ -65,7 +85,14 @@ fn install(store: &MetaStore, snapshot: &LiveSnapshot) {
 }
 
 fn open(kind: EngineKind, root: &Path) -> MetaStore {
-    MetaStore::open(Arc::new(RealDisk), StoreOptions { kind, ..StoreOptions::new(root) }).unwrap()
+    MetaStore::open(
+        Arc::new(RealDisk),
+        StoreOptions {
+            kind,
+            ..StoreOptions::new(root)
+        },
+    )
+    .unwrap()
 }
 
 fn names(root: &Path) -> Vec<String> {
@@ -93,7 +120,7 @@ fn a_stream_is_the_whole_state_in_bounded_frames() {
 
 #[test]
 fn every_engine_takes_in_what_any_engine_sends() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = test_dir();
     for (index, kind) in EngineKind::ALL.into_iter().enumerate() {
         let root = dir.path().join(format!("from-{kind}"));
         let source = open(kind, &root);
@@ -119,7 +146,7 @@ fn every_engine_takes_in_what_any_engine_sends() {
 
 #[test]
 fn another_engine_in_the_configuration_converts_the_store() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = test_dir();
     let (snapshot, expected) = live(9, 800, 3);
     install(&open(EngineKind::Sled, dir.path()), &snapshot);
     for kind in [EngineKind::Fjall, EngineKind::Memory, EngineKind::Sled] {
@@ -128,20 +155,26 @@ fn another_engine_in_the_configuration_converts_the_store() {
         assert_eq!(store.applied_state().to_meta(), meta(9));
         drop(store);
         assert_eq!(names(dir.path()).len(), 2);
-        assert!(std::fs::read_to_string(dir.path().join("CURRENT")).unwrap().contains(kind.name()));
+        assert!(
+            std::fs::read_to_string(dir.path().join("CURRENT"))
+                .unwrap()
+                .contains(kind.name())
+        );
     }
 }
 
 #[test]
 fn bad_streams_are_refused_and_change_nothing() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = test_dir();
     let store = open(EngineKind::Memory, dir.path());
     let (old, expected) = live(3, 100, 4);
     install(&store, &old);
     let good = frames(&live(8, 3000, 5).0);
     let last = good.len() - 1;
     let refuse = |frames: &[Bytes]| -> SnapshotError {
-        let error = feed(store.receiver().unwrap(), frames).err().expect("a bad stream was taken in");
+        let error = feed(store.receiver().unwrap(), frames)
+            .err()
+            .expect("a bad stream was taken in");
         assert_eq!(contents(&*store.read()), expected);
         assert_eq!(names(dir.path()), ["CURRENT", "gen-2"]);
         error
@@ -155,11 +188,29 @@ fn bad_streams_are_refused_and_change_nothing() {
         frames
     };
     use SnapshotError as E;
-    assert!(matches!(refuse(&changed(&|frames| frames.swap(1, 2))), E::OutOfOrder { expected: 1, found: 2 }));
-    assert!(matches!(refuse(&changed(&|frames| drop(frames.remove(2)))), E::OutOfOrder { .. }));
-    assert!(matches!(refuse(&changed(&|frames| frames.insert(2, good[2].clone()))), E::OutOfOrder { .. }));
-    assert!(matches!(refuse(&changed(&|frames| frames[1] = Bytes::new())), E::Malformed(_)));
-    assert!(matches!(refuse(&changed(&|frames| frames.push(good[last].clone()))), E::OutOfOrder { .. }));
+    assert!(matches!(
+        refuse(&changed(&|frames| frames.swap(1, 2))),
+        E::OutOfOrder {
+            expected: 1,
+            found: 2
+        }
+    ));
+    assert!(matches!(
+        refuse(&changed(&|frames| drop(frames.remove(2)))),
+        E::OutOfOrder { .. }
+    ));
+    assert!(matches!(
+        refuse(&changed(&|frames| frames.insert(2, good[2].clone()))),
+        E::OutOfOrder { .. }
+    ));
+    assert!(matches!(
+        refuse(&changed(&|frames| frames[1] = Bytes::new())),
+        E::Malformed(_)
+    ));
+    assert!(matches!(
+        refuse(&changed(&|frames| frames.push(good[last].clone()))),
+        E::OutOfOrder { .. }
+    ));
     let mut rng = StdRng::seed_from_u64(6);
     for number in 0..good.len() {
         let at = rng.random_range(0..good[number].len());
@@ -168,23 +219,41 @@ fn bad_streams_are_refused_and_change_nothing() {
             frame[at] ^= 4;
             frames[number] = frame.into();
         });
-        assert!(matches!(refuse(&frames), E::Corrupted(n) if n as usize == number), "byte {at} of {number}");
+        assert!(
+            matches!(refuse(&frames), E::Corrupted(n) if n as usize == number),
+            "byte {at} of {number}"
+        );
     }
     // Well-formed frames that make no sense together.
     let pair = |key: &'static str| (Bytes::from_static(key.as_bytes()), Bytes::new());
     let numbered = |frames: Vec<Frame>| -> Vec<Bytes> {
-        (0..).zip(frames).map(|(number, frame): (u32, Frame)| frame.encode(number).unwrap()).collect()
+        (0..)
+            .zip(frames)
+            .map(|(number, frame): (u32, Frame)| frame.encode(number).unwrap())
+            .collect()
     };
     let header = || Frame::Header(Box::new(meta(8)));
     for frames in [
         vec![Frame::Pairs(vec![pair("a")])],
         vec![header(), header()],
         vec![header(), Frame::Pairs(vec![pair("b"), pair("a")])],
-        vec![header(), Frame::Pairs(vec![pair("a")]), Frame::Pairs(vec![pair("a")])],
+        vec![
+            header(),
+            Frame::Pairs(vec![pair("a")]),
+            Frame::Pairs(vec![pair("a")]),
+        ],
         vec![header(), Frame::Pairs(vec![pair("\0applied")])],
         vec![header(), Frame::Pairs(vec![pair("")])],
-        vec![header(), Frame::Pairs(vec![pair("a")]), Frame::End(Totals { pairs: 2, bytes: 1 })],
-        vec![header(), Frame::End(Totals::default()), Frame::Pairs(vec![pair("a")])],
+        vec![
+            header(),
+            Frame::Pairs(vec![pair("a")]),
+            Frame::End(Totals { pairs: 2, bytes: 1 }),
+        ],
+        vec![
+            header(),
+            Frame::End(Totals::default()),
+            Frame::Pairs(vec![pair("a")]),
+        ],
     ] {
         let error = refuse(&numbered(frames.clone()));
         assert!(matches!(error, E::Malformed(_)), "{frames:?}: {error}");
@@ -203,7 +272,10 @@ fn a_later_version_is_refused_by_name() {
     header.extend_from_slice(&crc.to_le_bytes());
     let mut receiver = MetaStore::in_memory().unwrap().receiver().unwrap();
     let error = receiver.feed(&header.into()).unwrap_err();
-    assert!(matches!(error, SnapshotError::Unsupported { found: 9, known: 1 }), "{error}");
+    assert!(
+        matches!(error, SnapshotError::Unsupported { found: 9, known: 1 }),
+        "{error}"
+    );
 }
 
 #[test]
@@ -221,7 +293,10 @@ fn decoding_survives_garbage() {
         }
         let frame = Bytes::from(frame);
         if let Ok(Frame::Pairs(pairs)) = Frame::decode(&frame, 0) {
-            let bytes: usize = pairs.iter().map(|(key, value): &Pair| key.len() + value.len() + 8).sum();
+            let bytes: usize = pairs
+                .iter()
+                .map(|(key, value): &Pair| key.len() + value.len() + 8)
+                .sum();
             assert_eq!(bytes + 9, frame.len(), "round {round}");
         }
     }
@@ -230,7 +305,7 @@ fn decoding_survives_garbage() {
 #[test]
 fn readers_go_on_while_a_snapshot_is_installed() {
     for kind in EngineKind::ALL {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = test_dir();
         let store = open(kind, dir.path());
         let states: Vec<(LiveSnapshot, Contents)> = (0..4).map(|n| live(10 + n, 700, n)).collect();
         install(&store, &states[0].0);
@@ -284,7 +359,10 @@ fn readers_go_on_while_a_snapshot_is_installed() {
 #[test]
 fn a_power_cut_during_an_install_leaves_one_whole_state() {
     let root = Path::new("/meta");
-    let options = || StoreOptions { kind: EngineKind::Memory, ..StoreOptions::new(root) };
+    let options = || StoreOptions {
+        kind: EngineKind::Memory,
+        ..StoreOptions::new(root)
+    };
     let open = |disk: &SimDisk| MetaStore::open(Arc::new(disk.clone()), options());
     let disk = SimDisk::new();
     let ((old, old_contents), (new, new_contents)) = (live(5, 200, 1), live(6, 300, 2));
@@ -295,7 +373,8 @@ fn a_power_cut_during_an_install_leaves_one_whole_state() {
     }
     let attempt = |disk: &SimDisk| -> Result<(), KvError> {
         let store = open(disk)?;
-        let received = feed(store.receiver()?, &frames(&new)).map_err(|error| KvError::Io(error.to_string()))?;
+        let received =
+            feed(store.receiver()?, &frames(&new)).map_err(|error| KvError::Io(error.to_string()))?;
         store.install(received)
     };
     let whole = disk.fork();
@@ -308,7 +387,7 @@ fn a_power_cut_during_an_install_leaves_one_whole_state() {
         for mode in [CrashMode::Before, CrashMode::After] {
             for seed in 0..4 {
                 let trial = disk.fork();
-                trial.crash_at_sync(trial.counters().syncs + n + 1, mode);
+                trial.crash_at_sync(n + 1, mode);
                 let outcome = attempt(&trial);
                 let what = format!("sync {n}, {mode:?}, seed {seed}, {outcome:?}");
                 assert!(trial.power_is_off(), "{what}");
@@ -317,7 +396,11 @@ fn a_power_cut_during_an_install_leaves_one_whole_state() {
                 let contents = contents(&*store.read());
                 let is_new = contents == new_contents;
                 assert!(is_new || contents == old_contents, "{what}");
-                assert_eq!(store.applied_state().index(), if is_new { 6 } else { 5 }, "{what}");
+                assert_eq!(
+                    store.applied_state().index(),
+                    if is_new { 6 } else { 5 },
+                    "{what}"
+                );
                 assert_eq!(crashed.list(root).unwrap().len(), 2, "{what}");
                 // It works, and takes the next snapshot.
                 drop(store);
@@ -335,12 +418,15 @@ fn damage_is_told_and_a_peers_state_repairs_it() {
     let (peers, expected) = live(9, 500, 2);
     for kind in EngineKind::ALL {
         for damage in ["CURRENT", "CURRENT gone", "engine gone", "engine files"] {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = test_dir();
             let root = dir.path();
             install(&open(kind, root), &snapshot);
             harm(root, damage);
             let what = format!("{kind}, {damage}");
-            let options = || StoreOptions { kind, ..StoreOptions::new(root) };
+            let options = || StoreOptions {
+                kind,
+                ..StoreOptions::new(root)
+            };
             let opened = MetaStore::open_or_damaged(Arc::new(RealDisk), options()).unwrap();
             let damaged = match opened {
                 OpenedStore::Damaged(damaged) => damaged,
@@ -351,7 +437,11 @@ fn damage_is_told_and_a_peers_state_repairs_it() {
                 },
                 OpenedStore::Ready(_) => panic!("{what}: not found"),
             };
-            assert!(matches!(damaged.why(), KvError::Damaged(_)), "{what}: {}", damaged.why());
+            assert!(
+                matches!(damaged.why(), KvError::Damaged(_)),
+                "{what}: {}",
+                damaged.why()
+            );
             let received = feed(damaged.receiver().unwrap(), &frames(&peers)).unwrap();
             let store = damaged.replace_with(received).unwrap();
             assert_eq!(contents(&*store.read()), expected, "{what}");
@@ -387,7 +477,7 @@ fn overwrite(dir: &Path) {
 
 #[test]
 fn a_store_of_a_later_version_is_left_alone() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = test_dir();
     install(&open(EngineKind::Memory, dir.path()), &live(5, 10, 1).0);
     let later = "bramble-metadata 99\nengine quantum\n";
     #[expect(clippy::disallowed_methods, reason = "the test forges a file")]
@@ -395,14 +485,19 @@ fn a_store_of_a_later_version_is_left_alone() {
     let opened = MetaStore::open_or_damaged(Arc::new(RealDisk), StoreOptions::new(dir.path()));
     assert!(matches!(opened, Err(KvError::Unsupported(text)) if text.contains("99")));
     assert_eq!(names(dir.path()), ["CURRENT", "gen-2"]);
-    assert_eq!(std::fs::read_to_string(dir.path().join("CURRENT")).unwrap(), later);
+    assert_eq!(
+        std::fs::read_to_string(dir.path().join("CURRENT")).unwrap(),
+        later
+    );
 }
 
 #[tokio::test]
 async fn streams_of_frames_carry_a_snapshot() {
     let (snapshot, expected) = live(8, 4000, 3);
     let store = MetaStore::in_memory().unwrap();
-    let received = receive(store.receiver().unwrap(), snapshot.frames()).await.unwrap();
+    let received = receive(store.receiver().unwrap(), snapshot.frames())
+        .await
+        .unwrap();
     assert_eq!(*received.meta(), meta(8));
     store.install(received).unwrap();
     assert_eq!(contents(&*store.read()), expected);
@@ -410,5 +505,8 @@ async fn streams_of_frames_carry_a_snapshot() {
         Err(SnapshotError::Transfer("the link is down".into()))
     }));
     let error = receive(store.receiver().unwrap(), broken).await.err().unwrap();
-    assert!(matches!(&error, SnapshotError::Transfer(text) if text.contains("link")), "{error}");
+    assert!(
+        matches!(&error, SnapshotError::Transfer(text) if text.contains("link")),
+        "{error}"
+    );
 }

@@ -17,6 +17,9 @@ use crate::meta::MetaStore;
 use crate::raft::{Entry, LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::snapshot::{LiveSnapshot, SnapshotData, SnapshotError, receive};
 
+#[cfg(test)]
+mod tests;
+
 /// Entries applied together, at most.
 const GROUP_ENTRIES_MAX: usize = 256;
 /// Payload bytes of entries applied together, about.
