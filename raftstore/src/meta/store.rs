@@ -177,6 +177,12 @@ impl MetaStore {
         self.current.generation().engine()?.flush()
     }
 
+    /// Writes behind the state machine's back, for tests of limits and of damage.
+    #[cfg(test)]
+    pub(super) fn poke(&self, batch: crate::kv::Batch) -> Result<(), KvError> {
+        self.current.generation().engine()?.write(batch)
+    }
+
     /// Adds an observer; it hears of everything applied from now on.
     pub fn observe(&self, observer: Arc<dyn Observer>) {
         self.observers

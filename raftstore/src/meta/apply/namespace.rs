@@ -2,12 +2,13 @@
 
 use bytes::Bytes;
 
+use crate::kv::KvError;
 use crate::meta::keys::{self, Counter};
 use crate::meta::tables::{self, NamedEntry};
 use crate::meta::types::*;
 use crate::meta::{Event, NewInode, Refusal, Reply, value};
 
-use super::step::{Fail, Step, malformed};
+use super::step::{Fail, Step, add, malformed};
 use super::xattr;
 
 /// Refuses what cannot be the name of an entry. The kernel never asks for the malformed ones.
@@ -56,8 +57,8 @@ impl Step<'_, '_> {
     ) -> Result<(), Fail> {
         let directory = self.edit(parent)?;
         let cookie = directory.next_cookie;
-        directory.next_cookie += 1;
-        directory.size += 1;
+        directory.next_cookie = add("a directory's next cookie", cookie, 1)?;
+        directory.size = directory.size.saturating_add(1);
         self.put_entry(parent, name, Dirent { ino, kind, cookie })
     }
 
@@ -93,12 +94,19 @@ impl Step<'_, '_> {
         self.contents_changed(parent)
     }
 
-    /// Counts one link less; an inode without links becomes an orphan.
+    /// Moves an inode's count of links; what it is then.
+    pub(super) fn count_link(&mut self, ino: Ino, delta: i32) -> Result<u32, Fail> {
+        let inode = self.edit(ino)?;
+        let nlink = inode.nlink.checked_add_signed(delta);
+        inode.nlink =
+            nlink.ok_or_else(|| KvError::Damaged(format!("inode {ino} has {} links", inode.nlink)))?;
+        Ok(inode.nlink)
+    }
+
+    /// Drops a link; an inode without links becomes an orphan.
     pub(super) fn drop_link(&mut self, ino: Ino) -> Result<(), Fail> {
         self.attributes_changed(ino)?;
-        let inode = self.edit(ino)?;
-        inode.nlink = inode.nlink.saturating_sub(1);
-        if inode.nlink == 0 {
+        if self.count_link(ino, -1)? == 0 {
             self.orphan(ino)?;
         }
         Ok(())
@@ -144,7 +152,7 @@ pub(super) fn create(
     xattr::inherit_acls(step, &directory, ino, new.umask)?;
     step.add_entry(parent, name, ino, new.kind)?;
     if new.kind == FileKind::Directory {
-        step.edit(parent)?.nlink += 1;
+        step.count_link(parent, 1)?;
     }
     Ok(Reply::Inode(step.inode(ino)?))
 }
@@ -219,7 +227,7 @@ pub(super) fn link(step: &mut Step<'_, '_>, ino: Ino, parent: Ino, name: &Bytes)
         return Err(Refusal::TooManyLinks.into());
     }
     step.add_entry(parent, name, ino, inode.kind)?;
-    step.edit(ino)?.nlink += 1;
+    step.count_link(ino, 1)?;
     step.attributes_changed(ino)?;
     Ok(Reply::Inode(step.inode(ino)?))
 }
@@ -248,6 +256,6 @@ pub(super) fn rmdir(step: &mut Step<'_, '_>, parent: Ino, name: &Bytes) -> Resul
     }
     step.remove_entry(parent, name, entry)?;
     step.drop_directory(entry.ino)?;
-    step.edit(parent)?.nlink -= 1;
+    step.count_link(parent, -1)?;
     Ok(Reply::Done)
 }

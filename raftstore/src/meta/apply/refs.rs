@@ -16,7 +16,8 @@ pub(super) struct RefChanges(BTreeMap<ChunkId, BTreeMap<Ino, i64>>);
 impl RefChanges {
     /// Notes that `ino` shows `bytes` more (or fewer) bytes of a chunk.
     pub(super) fn change(&mut self, id: ChunkId, ino: Ino, bytes: i64) {
-        *self.0.entry(id).or_default().entry(ino).or_default() += bytes;
+        let delta = self.0.entry(id).or_default().entry(ino).or_default();
+        *delta = delta.saturating_add(bytes);
     }
 
     /// Writes the changed counts; tells which chunks have come to life or died.

@@ -82,8 +82,8 @@ fn make_room_for(step: &mut Step<'_, '_>, moved: Dirent, from: Ino, to: Ino) -> 
 fn move_directory(step: &mut Step<'_, '_>, moved: Dirent, from: Ino, to: Ino) -> Result<(), Fail> {
     if moved.kind == FileKind::Directory && from != to {
         step.edit(moved.ino)?.parent = to;
-        step.edit(from)?.nlink -= 1;
-        step.edit(to)?.nlink += 1;
+        step.count_link(from, -1)?;
+        step.count_link(to, 1)?;
     }
     Ok(())
 }
@@ -108,7 +108,7 @@ fn replace(
     step.replace_entry(to.0, to.1, found, moved)?;
     if found.kind == FileKind::Directory {
         step.drop_directory(found.ino)?;
-        step.edit(to.0)?.nlink -= 1;
+        step.count_link(to.0, -1)?;
     } else {
         step.drop_link(found.ino)?;
     }

@@ -69,7 +69,7 @@ pub(super) struct Step<'a, 'b> {
     pub(super) events: Vec<Event>,
     pub(super) refs: RefChanges,
     inodes: BTreeMap<Ino, Held>,
-    /// Changes of the totals; they cannot overflow, no total does.
+    /// Changes of the totals.
     inodes_delta: i64,
     allocated_delta: i64,
 }
@@ -173,7 +173,7 @@ impl<'a, 'b> Step<'a, 'b> {
             }
             inode.mtime = mtime;
             inode.contents_time = mtime;
-            inode.data_version += 1;
+            inode.data_version = inode.data_version.wrapping_add(1);
         }
         Ok(())
     }
@@ -192,8 +192,8 @@ impl<'a, 'b> Step<'a, 'b> {
     /// Takes the next number of a counter that starts at `first`.
     pub(super) fn count(&mut self, counter: Counter, first: u64) -> Result<u64, Fail> {
         let number = tables::counter(self.txn, counter)?.unwrap_or(first);
-        self.txn
-            .put(keys::counter(counter).into(), value::encode(&(number + 1))?);
+        let next = add("a counter", number, 1)?;
+        self.txn.put(keys::counter(counter).into(), value::encode(&next)?);
         Ok(number)
     }
 
@@ -218,7 +218,7 @@ impl<'a, 'b> Step<'a, 'b> {
 
     /// Counts bytes that an inode's extents cover more (or less) than before.
     pub(super) fn allocated(&mut self, ino: Ino, bytes: i64) -> Result<(), Fail> {
-        self.allocated_delta += bytes;
+        self.allocated_delta = self.allocated_delta.saturating_add(bytes);
         let inode = self.edit(ino)?;
         inode.allocated_bytes = add("an inode's allocated bytes", inode.allocated_bytes, bytes)?;
         Ok(())

@@ -177,7 +177,8 @@ impl Check<'_> {
                 format!("extents of {ino} overlap at {end}")
             });
             last = (ino, end);
-            *allocated.entry(ino).or_default() += row.len;
+            let sum = allocated.entry(ino).or_default();
+            *sum = sum.saturating_add(row.len);
             let file = self
                 .inodes
                 .get(&ino)
@@ -185,7 +186,8 @@ impl Check<'_> {
             let size = file.map(|inode| inode.size);
             self.rule(size.is_some(), || format!("extent of {ino}, which is no file"));
             if let Source::Chunk { id, .. } = row.source {
-                *refs.entry((id, ino)).or_default() += row.len;
+                let sum = refs.entry((id, ino)).or_default();
+                *sum = sum.saturating_add(row.len);
                 self.rule(Some(end) <= size, || {
                     format!("an extent of {ino} has bytes behind the end")
                 });
@@ -194,7 +196,7 @@ impl Check<'_> {
         let mut usage = Usage::default();
         for (ino, inode) in self.inodes.clone() {
             usage.inodes += 1;
-            usage.allocated_bytes += inode.allocated_bytes;
+            usage.allocated_bytes = usage.allocated_bytes.saturating_add(inode.allocated_bytes);
             let sum = allocated.get(&ino).copied().unwrap_or(0);
             self.rule(inode.allocated_bytes == sum, || {
                 format!("inode {ino} has {sum} allocated bytes")

@@ -10,6 +10,8 @@ use openraft::entry::RaftEntry;
 
 use super::*;
 use crate::clock::Timestamp;
+#[cfg(test)]
+use crate::kv::Batch;
 use crate::kv::KvError;
 use crate::raft::{Entry, LogId};
 
@@ -44,8 +46,9 @@ impl LocalMeta {
                 nsec: 0,
             },
         };
+        let store = Arc::new(MetaStore::in_memory()?);
         let mut local = Self {
-            store: Arc::new(MetaStore::in_memory()?),
+            store,
             node: 0,
             progress: Mutex::new(progress),
         };
@@ -144,6 +147,15 @@ impl LocalMeta {
         proposals: impl IntoIterator<Item = Proposal>,
     ) -> Result<Vec<Result<Reply, MetaError>>, KvError> {
         self.apply(&mut self.progress(), proposals)
+    }
+
+    /// Puts an inode as it is, for tests of limits that take long to reach.
+    #[cfg(test)]
+    pub(crate) fn poke(&self, inode: &Inode) -> Result<(), KvError> {
+        let change = (keys::inode(inode.ino).into(), Some(value::encode(inode)?));
+        self.store.poke(Batch {
+            changes: vec![change],
+        })
     }
 
     fn apply_one(

@@ -1,6 +1,13 @@
 //! Tests of `apply`, family by family, and with random operations against a model.
 
+mod attributes;
+mod damage;
+mod data;
+mod locks;
 mod model;
 mod namespace;
 mod random;
+mod rename;
+mod sessions;
 mod support;
+mod xattr;

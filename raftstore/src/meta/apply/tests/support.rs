@@ -1,9 +1,12 @@
 //! A cluster to try operations on, with short names for them.
 
+use std::sync::{Arc, Mutex};
+
 use bytes::Bytes;
 
 use crate::clock::Timestamp;
-use crate::meta::testing::LocalMeta;
+use crate::kv::prefix_range;
+use crate::meta::testing::{LocalMeta, broken_rules};
 use crate::meta::*;
 
 /// What the state machine answered.
@@ -11,13 +14,91 @@ pub(super) type Answer = Result<Reply, MetaError>;
 
 pub(super) struct Bench {
     pub(super) local: LocalMeta,
+    heard: Arc<Heard>,
+}
+
+/// All events so far.
+#[derive(Default)]
+struct Heard(Mutex<Vec<Event>>);
+
+impl Observer for Heard {
+    fn applied(&self, _index: u64, events: &[Event]) {
+        self.0.lock().unwrap().extend_from_slice(events);
+    }
 }
 
 impl Bench {
     pub(super) fn new() -> Self {
-        Self {
-            local: LocalMeta::new().unwrap(),
-        }
+        let (local, heard) = (LocalMeta::new().unwrap(), Arc::new(Heard::default()));
+        local.store().observe(heard.clone());
+        Self { local, heard }
+    }
+
+    /// What `act` does, and the events that it causes.
+    pub(super) fn listen<T>(&self, act: impl FnOnce() -> T) -> (T, Vec<Event>) {
+        self.heard.0.lock().unwrap().clear();
+        let done = act();
+        (done, std::mem::take(&mut self.heard.0.lock().unwrap()))
+    }
+
+    /// Checks that the state hangs together.
+    pub(super) fn check(&self) {
+        assert_eq!(broken_rules(&self.reader()).unwrap(), Vec::<String>::new());
+    }
+
+    /// Removes a name from the root without the session's doing.
+    pub(super) fn unlink_as_system(&self, name: &'static str) {
+        self.local
+            .system(Op::Unlink {
+                parent: ROOT_INO,
+                name: name.into(),
+            })
+            .unwrap()
+            .1
+            .unwrap();
+    }
+
+    /// Sequence numbers whose answers are kept.
+    pub(super) fn kept_answers(&self, session: SessionId) -> Vec<u64> {
+        let reader = self.reader();
+        let rows = reader.kv().scan(prefix_range(&keys::answers(session)), false);
+        rows.map(|pair| keys::u64_at(&pair.unwrap().0, 9).unwrap())
+            .collect()
+    }
+
+    /// Changes an inode behind the state machine's back.
+    pub(super) fn poke(&self, ino: Ino, change: impl FnOnce(&mut Inode)) {
+        let mut inode = self.inode(ino);
+        change(&mut inode);
+        self.local.poke(&inode).unwrap();
+    }
+
+    /// Writes `count` bytes that do not touch each other.
+    pub(super) fn scatter(&self, ino: Ino, count: u64) {
+        let session = self.local.session().0;
+        let proposals = (0..count).map(|i| Proposal {
+            session: SessionId::SYSTEM,
+            seq: 0,
+            ack_floor: 0,
+            chunk_floor: 0,
+            time: Timestamp::default(),
+            op: Op::Write {
+                ino,
+                at: WriteAt::Offset(2 * i),
+                data: Data::Chunk {
+                    id: ChunkId {
+                        session,
+                        seq: 1 + i / 1000,
+                    },
+                    offset: 0,
+                    len: 1,
+                },
+                kill_suid_sgid: false,
+            },
+            payload: Bytes::new(),
+        });
+        let answers = self.local.propose_all(proposals).unwrap();
+        assert!(answers.iter().all(Result::is_ok));
     }
 
     pub(super) fn reader(&self) -> Reader {
@@ -68,6 +149,24 @@ impl Bench {
             name: Bytes::copy_from_slice(name.as_bytes()),
             new,
             exclusive: true,
+        })
+    }
+
+    pub(super) fn open_or_create(&self, parent: Ino, name: &str) -> Answer {
+        let new = NewInode {
+            kind: FileKind::Regular,
+            mode: 0o644,
+            umask: 0,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            target: Bytes::new(),
+        };
+        self.submit(Op::Create {
+            parent,
+            name: Bytes::copy_from_slice(name.as_bytes()),
+            new,
+            exclusive: false,
         })
     }
 
@@ -150,4 +249,14 @@ pub(super) fn made(answer: Answer) -> Ino {
 
 pub(super) fn refused(refusal: Refusal) -> Answer {
     Err(MetaError::Refused(refusal))
+}
+
+pub(super) fn set_xattr(ino: Ino, name: &str, value: &[u8]) -> Op {
+    Op::SetXattr {
+        ino,
+        name: Bytes::copy_from_slice(name.as_bytes()),
+        value: Bytes::copy_from_slice(value),
+        mode: XattrMode::Set,
+        kill_sgid: false,
+    }
 }
