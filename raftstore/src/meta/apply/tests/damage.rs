@@ -8,7 +8,7 @@ use crate::kv::{Batch, Engine, KvError, MemoryEngine, prefix_range};
 use crate::meta::*;
 
 /// A state with at least a row in every table but the one of answers.
-fn full() -> Bench {
+pub(super) fn full() -> Bench {
     let bench = Bench::new();
     let file = bench.mkfile(ROOT_INO, "file");
     bench.write(file, WriteAt::Append, b"bytes").1.unwrap();

@@ -1,8 +1,10 @@
 //! Tests of `apply`, family by family, and with random operations against a model.
 
+mod actions;
 mod attributes;
 mod damage;
 mod data;
+mod golden;
 mod locks;
 mod model;
 mod namespace;
