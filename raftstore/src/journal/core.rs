@@ -109,6 +109,17 @@ impl Shared {
         self.stop(JournalError::Poisoned(what));
     }
 
+    /// Tells whoever watches that this node's log cannot be relied on; the first reason stands.
+    pub(super) fn report(&self, error: &JournalError) {
+        self.health.send_if_modified(|health| {
+            let first = health.is_none();
+            if first {
+                *health = Some(error.clone());
+            }
+            first
+        });
+    }
+
     /// Fails everything that waits, and everything to come, with `error` (or an earlier one).
     pub(super) fn stop(&self, error: JournalError) {
         let (failure, completions) = {
@@ -124,7 +135,7 @@ impl Shared {
             }
         }
         if matches!(failure, JournalError::Poisoned(_)) {
-            self.health.send_replace(Some(failure));
+            self.report(&failure);
         }
         self.work.notify_all();
         self.prepare.notify_all();

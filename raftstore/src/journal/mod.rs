@@ -24,6 +24,7 @@ mod log_store;
 mod meter;
 mod options;
 mod preparer;
+mod read;
 mod recovery;
 mod replay;
 mod scan;

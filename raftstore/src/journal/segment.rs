@@ -13,8 +13,8 @@ use super::meter::Meter;
 use super::{JournalError, StoreIdentity};
 use crate::disk::{Disk, DiskFile, Open};
 
-/// Zeros are written in pieces of this size, so that they do not hold up appends for long.
-const ZEROS_BYTES: usize = 256 << 10;
+/// Zeros are written and synced in pieces of this size: an append that comes meanwhile waits for one piece at most.
+const ZEROS_BYTES: usize = 1 << 20;
 
 /// A segment in one of its lives. Whoever reads holds on to it: a segment is used again only once nobody does.
 pub(super) struct Life {
@@ -131,9 +131,9 @@ impl Workshop {
                 .unwrap_or(ZEROS_BYTES)
                 .min(ZEROS_BYTES);
             self.meter.write(&*file, &zeros[..take], offset)?;
+            self.meter.sync(|| file.sync_data())?;
             offset += take as u64;
         }
-        self.meter.sync(|| file.sync_data())?;
         Ok(file)
     }
 
