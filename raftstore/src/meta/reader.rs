@@ -103,6 +103,11 @@ impl Reader {
         tables::nodes(self.kv.as_ref())
     }
 
+    /// The id that the next node to join will get: every lower one was given out.
+    pub fn next_node_id(&self) -> Result<NodeId, KvError> {
+        Ok(tables::counter(self.kv.as_ref(), keys::Counter::NextNode)?.unwrap_or(1))
+    }
+
     /// Nodes of a placement group; empty if none were chosen yet.
     pub fn placement(&self, group: u32) -> Result<Vec<NodeId>, KvError> {
         tables::placement(self.kv.as_ref(), group)
