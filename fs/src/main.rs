@@ -1,3 +1,7 @@
 //! The `bramble` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bramble::cli::main()
+}

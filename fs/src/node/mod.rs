@@ -1,1 +1,29 @@
-//! Module node.
+//! The node daemon: membership, transport, sessions, and the backend that the POSIX layer stands on.
+
+pub mod backend;
+pub mod bootstrap;
+pub mod coalesce;
+pub mod config;
+mod files;
+pub mod housekeeping;
+pub mod inspect;
+pub mod journal_payloads;
+pub mod leader;
+pub mod mountpoint;
+pub mod numbers;
+pub mod process;
+pub mod proposer;
+pub mod raft;
+pub mod running;
+pub mod server;
+pub mod service;
+pub mod session;
+pub mod status;
+pub mod storage;
+pub mod store;
+pub mod tls;
+pub mod token;
+pub mod transport;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,148 @@
+//! Commands that ask the daemon of a store.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bramble_proto::admin_client::AdminClient;
+use bramble_proto::{CreateTokenRequest, HealthRequest, RemoveNodeRequest, StatusRequest};
+use hyper_util::rt::TokioIo;
+use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
+
+use super::{Outcome, text};
+use crate::node::status::Status;
+use crate::node::store::{Identity, Layout};
+use crate::node::transport::wire::WireError;
+
+/// A healthy node answers within this time.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Anything else.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Asks the daemon of `store`, from a program that does nothing else.
+fn ask<T>(
+    store: &Path,
+    limit: Duration,
+    call: impl AsyncFnOnce(AdminClient<Channel>) -> Result<T, tonic::Status>,
+) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(text)?;
+    runtime.block_on(ask_within(store, limit, call))
+}
+
+/// Asks the daemon of `store`.
+async fn ask_within<T>(
+    store: &Path,
+    limit: Duration,
+    call: impl AsyncFnOnce(AdminClient<Channel>) -> Result<T, tonic::Status>,
+) -> Result<T, String> {
+    let layout = Layout::new(store);
+    Identity::load(&layout).map_err(text)?;
+    let socket = layout.control_socket();
+    let not_running = || {
+        format!(
+            "no daemon is running on the store {0}: start it with `bramble run --store {0}`",
+            store.display()
+        )
+    };
+    let work = async {
+        // The address is not used: the connector opens the socket.
+        let endpoint = Endpoint::from_static("http://daemon").connect_timeout(HEALTH_TIMEOUT);
+        let connector = service_fn(move |_| {
+            let socket = socket.clone();
+            async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let channel = endpoint
+            .connect_with_connector(connector)
+            .await
+            .map_err(|_| not_running())?;
+        call(AdminClient::new(channel))
+            .await
+            .map_err(|status| WireError::from(status).to_string())
+    };
+    let too_late = |_| {
+        format!(
+            "the daemon of {} does not answer within {} s",
+            store.display(),
+            limit.as_secs()
+        )
+    };
+    tokio::time::timeout(limit, work).await.map_err(too_late)?
+}
+
+fn fetch_status(store: &Path) -> Result<String, String> {
+    ask(store, TIMEOUT, async |mut client| {
+        Ok(client.status(StatusRequest {}).await?.into_inner().json)
+    })
+}
+
+fn parsed_status(store: &Path) -> Result<Status, String> {
+    let json = fetch_status(store)?;
+    serde_json::from_str(&json).map_err(|error| format!("the daemon is of another version: {error}"))
+}
+
+pub(super) fn status(store: &Path, json: bool) -> Outcome {
+    if json {
+        println!("{}", fetch_status(store)?);
+    } else {
+        print!("{}", parsed_status(store)?.to_text());
+    }
+    Ok(())
+}
+
+pub(super) fn nodes(store: &Path) -> Outcome {
+    print!("{}", parsed_status(store)?.nodes_table());
+    Ok(())
+}
+
+pub(super) fn token(store: &Path, valid: Duration) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(text)?;
+    println!("{}", runtime.block_on(create_token(store, valid))?);
+    Ok(())
+}
+
+/// Makes a join token.
+pub(super) async fn create_token(store: &Path, valid: Duration) -> Result<String, String> {
+    let request = CreateTokenRequest {
+        valid_s: valid.as_secs(),
+    };
+    let call =
+        async |mut client: AdminClient<Channel>| Ok(client.create_token(request).await?.into_inner().token);
+    ask_within(store, TIMEOUT, call).await
+}
+
+pub(super) fn remove(store: &Path, node: String, force: bool) -> Outcome {
+    let request = RemoveNodeRequest { node, force };
+    let message = ask(store, TIMEOUT, async |mut client| {
+        Ok(client.remove_node(request).await?.into_inner().message)
+    })?;
+    println!("{message}");
+    Ok(())
+}
+
+pub(super) fn health(store: &Path) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(text)?;
+    runtime.block_on(check_health(store))?;
+    println!("healthy");
+    Ok(())
+}
+
+/// Whether a node is healthy; else, why not.
+pub(super) async fn check_health(store: &Path) -> Outcome {
+    let call =
+        async |mut client: AdminClient<Channel>| Ok(client.health(HealthRequest {}).await?.into_inner());
+    let health = ask_within(store, HEALTH_TIMEOUT, call).await?;
+    if health.healthy {
+        Ok(())
+    } else {
+        Err(format!("not healthy: {}", health.reason))
+    }
+}

@@ -1,0 +1,180 @@
+//! The arguments.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::node::config::{EngineChoice, OnQuorumLoss};
+
+/// A replicated POSIX filesystem for a few small machines.
+#[derive(Debug, Parser)]
+#[command(name = "bramble", version, about, arg_required_else_help = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Makes the first node of a new cluster, prints a token for the second, and exits.
+    Init {
+        #[command(flatten)]
+        make: MakeArgs,
+        /// How long the printed token is good, from when the node first runs: 30s, 10m, 1h, 2d.
+        #[arg(long, value_parser = duration, default_value = "24h")]
+        token_valid: Duration,
+    },
+    /// Makes a further node of a cluster, and exits.
+    Join {
+        #[command(flatten)]
+        make: MakeArgs,
+        /// IP:PORT of a node that runs.
+        #[arg(long)]
+        peer: SocketAddr,
+        /// A token made by `bramble token` on a node of the cluster.
+        #[arg(long)]
+        token: String,
+    },
+    /// Runs a node in the foreground: mounts the tree, until SIGTERM.
+    Run {
+        /// The node's store.
+        #[arg(long)]
+        store: PathBuf,
+        /// End when the process that started this one does.
+        #[arg(long, hide = true)]
+        die_with_parent: bool,
+    },
+    /// Shows what a node and its cluster are doing.
+    Status {
+        /// The node's store.
+        #[arg(long)]
+        store: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Makes a token that lets one node join.
+    Token {
+        /// The node's store.
+        #[arg(long)]
+        store: PathBuf,
+        /// How long it is good: 30s, 10m, 1h, 2d.
+        #[arg(long, value_parser = duration, default_value = "1h")]
+        valid: Duration,
+        /// The same in seconds.
+        #[arg(long, conflicts_with = "valid")]
+        valid_s: Option<u64>,
+    },
+    /// Lists or removes nodes.
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+    /// Ends with 0 if the tree is mounted here, answers, and a quorum decides.
+    Health {
+        /// The node's store.
+        #[arg(long)]
+        store: PathBuf,
+    },
+    /// Runs three nodes on this machine, to try them, until Ctrl-C.
+    Demo {
+        /// Where: mounts are DIR/node1 to DIR/node3, stores DIR/store1 to DIR/store3.
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum NodeCommand {
+    /// Lists the nodes.
+    Ls {
+        /// The node's store.
+        #[arg(long)]
+        store: PathBuf,
+    },
+    /// Removes a node for good.
+    Rm {
+        /// The store of the node that is asked.
+        #[arg(long)]
+        store: PathBuf,
+        /// Name or id of the node to remove.
+        node: String,
+        /// Also if the nodes that are left have no majority of what is left of the voters.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// What `init` and `join` are told about the new node.
+#[derive(Debug, Args)]
+pub(super) struct MakeArgs {
+    /// A directory to make, on the medium that is to hold this node's share.
+    #[arg(long)]
+    pub(super) store: PathBuf,
+    /// IP:PORT where the other nodes reach this one.
+    #[arg(long)]
+    pub(super) listen: SocketAddr,
+    /// An empty directory, where the tree will appear.
+    #[arg(long)]
+    pub(super) mount: PathBuf,
+    /// The node's name [default: the host's name].
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// The key-value engine under the metadata.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) engine: EngineChoice,
+    /// What writes do while there is no quorum.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) on_quorum_loss: OnQuorumLoss,
+}
+
+/// Seconds, or a number with s, m, h or d.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
+        None => (text, "s"),
+        Some(at) => text.split_at(at),
+    };
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err("give a number with s, m, h or d, as in 90s or 1h".into()),
+    };
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "give a number with s, m, h or d, as in 90s or 1h".to_owned())?;
+    number
+        .checked_mul(seconds)
+        .map(Duration::from_secs)
+        .ok_or_else(|| "that is too long".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_are_understood() {
+        assert_eq!(duration("90").unwrap(), Duration::from_secs(90));
+        assert_eq!(duration("2d").unwrap(), Duration::from_secs(172_800));
+        for wrong in [
+            "",
+            "h",
+            "1w",
+            "-1s",
+            "1.5h",
+            "99999999999999999999d",
+            "18446744073709551615d",
+        ] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! `bramble run`: the daemon, from start to end.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use raftstore::clock::SystemClock;
+use raftstore::disk::RealDisk;
+use raftstore::meta::{Ino, Observer};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{Outcome, text};
+use crate::backend::Backend;
+use crate::fuse::{self, MountHandle, MountOptions};
+use crate::node::bootstrap::listen_error;
+use crate::node::mountpoint;
+use crate::node::running::{Running, Surroundings, Trouble};
+use crate::node::service::meta::OpenFiles;
+use crate::node::session::SessionState;
+use crate::node::store::{Layout, Store};
+use crate::node::transport::wire::WireError;
+use crate::posix::{Limits, OpenInodes, Vfs};
+
+/// Two cores are busy enough with two; what blocks has threads of its own.
+const WORKERS: usize = 2;
+/// Threads for calls that wait for the medium.
+const BLOCKING_THREADS_MAX: usize = 32;
+/// Stack of each thread, bytes.
+const STACK_BYTES: usize = 1 << 20;
+/// A part that does not end within this time is left to the kernel.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How the daemon ended.
+enum End {
+    /// As it was told to.
+    Asked,
+    /// To begin again and repair what is damaged.
+    Restart,
+}
+
+pub(super) fn run(store: &Path, die_with_parent: bool) -> Outcome {
+    if die_with_parent {
+        let signal = Some(rustix::process::Signal::TERM);
+        rustix::process::set_parent_process_death_signal(signal).map_err(text)?;
+    }
+    limit_arenas();
+    start_log();
+    let store = Store::open(store).map_err(text)?;
+    mountpoint::check_privileges().map_err(text)?;
+    mountpoint::prepare(&store.config.mount).map_err(text)?;
+    let listen = store.config.listen;
+    let listener = TcpListener::bind(listen).map_err(|error| listen_error(listen, error).to_string())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()
+        .map_err(text)?;
+    let pid_file = PidFile(store.layout.clone());
+    let end = runtime.block_on(daemon(store, listener));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(pid_file);
+    match end? {
+        End::Asked => Ok(()),
+        End::Restart => Err(restart()),
+    }
+}
+
+/// Begins again as a new program under the same process id. Returns only if that fails.
+fn restart() -> String {
+    use std::os::unix::process::CommandExt;
+    tracing::warn!("starting again to repair what is damaged");
+    match std::env::current_exe() {
+        Ok(program) => std::process::Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .exec()
+            .to_string(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// Each malloc arena keeps its own free memory; two are enough for the threads that matter.
+fn limit_arenas() {
+    const ARENAS_MAX: libc::c_int = 2;
+    const MMAP_THRESHOLD_BYTES: libc::c_int = 256 << 10;
+    #[expect(
+        unsafe_code,
+        reason = "mallopt has no safe wrapper; it only sets parameters, before threads exist"
+    )]
+    // SAFETY: no pointers are passed, and no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
+    }
+}
+
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BRAMBLE_LOG").unwrap_or_else(|_| {
+        tracing_subscriber::EnvFilter::new("info,openraft=error,fjall=warn,lsm_tree=warn")
+    });
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false);
+    // A second start in one process (a test) keeps the first one's log.
+    let _ = log.try_init();
+}
+
+/// Says in the store which process runs it; gone when the daemon ends by itself.
+struct PidFile(Layout);
+
+impl PidFile {
+    fn write(layout: &Layout) -> std::io::Result<()> {
+        #[expect(clippy::disallowed_methods, reason = "a hint for people, not data")]
+        std::fs::write(layout.pid(), format!("{}\n", std::process::id()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.0.pid());
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The mount's table of open inodes, for the leader's question.
+struct MountedFiles(Arc<OpenInodes>);
+
+impl OpenFiles for MountedFiles {
+    fn open_of(&self, inodes: &[Ino]) -> Vec<Ino> {
+        self.0.open_among(inodes)
+    }
+}
+
+async fn daemon(store: Store, listener: TcpListener) -> Result<End, String> {
+    let mut signals = Signals::new().map_err(text)?;
+    let around = Surroundings {
+        clock: Arc::new(SystemClock),
+        disk: Arc::new(RealDisk),
+    };
+    let (layout, mount) = (store.layout.clone(), store.config.mount.clone());
+    let node = tokio::select! {
+        started = Running::start(store, listener, around) => started.map_err(text)?,
+        () = signals.next() => return Ok(End::Asked),
+    };
+    if let Err(error) = PidFile::write(&layout) {
+        tracing::warn!(%error, "the process id could not be written down");
+    }
+    let mut trouble = node.trouble();
+    let ready = tokio::select! {
+        ready = node.ready() => ready.map_err(text),
+        () = signals.next() => return Ok(stop(node, None, &mut signals).await),
+        what = next_trouble(&mut trouble) => return finish(node, None, what, &mut signals).await,
+    };
+    if let Err(error) = ready {
+        stop(node, None, &mut signals).await;
+        return Err(error);
+    }
+    let mounted = match mount_tree(&node, &mount).await {
+        Ok(mounted) => mounted,
+        Err(error) => {
+            stop(node, None, &mut signals).await;
+            return Err(error);
+        }
+    };
+    tracing::info!(mount = %mount.display(), "the tree is mounted");
+    notify(&[sd_notify::NotifyState::Ready]);
+    let mut session = node.session_state();
+    let removed = async {
+        let gone = session
+            .wait_for(|state| *state == SessionState::Removed)
+            .await
+            .is_ok();
+        if !gone {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = signals.next() => Ok(stop(node, Some(mounted), &mut signals).await),
+        what = next_trouble(&mut trouble) => finish(node, Some(mounted), what, &mut signals).await,
+        () = removed => {
+            let what = Trouble::Fatal(WireError::Removed.to_string());
+            finish(node, Some(mounted), what, &mut signals).await
+        }
+    }
+}
+
+async fn next_trouble(trouble: &mut tokio::sync::watch::Receiver<Option<Trouble>>) -> Trouble {
+    match trouble.wait_for(Option::is_some).await.map(|what| what.clone()) {
+        Ok(Some(what)) => what,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Ends a node that cannot go on.
+async fn finish(
+    node: Running,
+    mounted: Option<MountHandle>,
+    what: Trouble,
+    signals: &mut Signals,
+) -> Result<End, String> {
+    stop(node, mounted, signals).await;
+    match what {
+        Trouble::MetadataDamaged(_) => Ok(End::Restart),
+        Trouble::Fatal(why) => Err(format!("this node has left the cluster's quorum: {why}")),
+    }
+}
+
+async fn mount_tree(node: &Running, mount: &Path) -> Result<MountHandle, String> {
+    let backend = Arc::clone(node.backend()) as Arc<dyn Backend>;
+    let vfs = Vfs::new(backend, Arc::new(SystemClock), Limits::default());
+    node.meta().observe(Arc::clone(&vfs) as Arc<dyn Observer>);
+    node.open_files()
+        .set(Arc::new(MountedFiles(Arc::clone(vfs.open_inodes()))));
+    let (runtime, path) = (tokio::runtime::Handle::current(), mount.to_owned());
+    let mounting = move || fuse::mount(vfs, runtime, &path, MountOptions::default());
+    let handle = tokio::task::spawn_blocking(mounting)
+        .await
+        .map_err(text)?
+        .map_err(text)?;
+    node.mounted().store(true, Ordering::Relaxed);
+    Ok(handle)
+}
+
+/// Unmounts, hands leadership over, flushes. A second signal ends the process at once.
+async fn stop(node: Running, mounted: Option<MountHandle>, signals: &mut Signals) -> End {
+    notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping");
+    let mount = node.store().config.mount.clone();
+    let orderly = async {
+        node.mounted().store(false, Ordering::Relaxed);
+        if let Some(mounted) = mounted {
+            let unmounting = tokio::task::spawn_blocking(|| mounted.unmount());
+            match tokio::time::timeout(STOP_TIMEOUT, unmounting).await {
+                Ok(Ok(Ok(how))) => tracing::info!(?how, "unmounted"),
+                Ok(Ok(Err(error))) => tracing::warn!(%error, "not unmounted"),
+                Ok(Err(error)) => tracing::warn!(%error, "not unmounted"),
+                Err(_) => {
+                    tracing::warn!("unmounting takes too long: the mount is detached");
+                    if let Err(error) = mountpoint::detach(&mount) {
+                        tracing::warn!(%error, "the mount stays");
+                    }
+                }
+            }
+        }
+        if tokio::time::timeout(STOP_TIMEOUT, node.stop()).await.is_err() {
+            tracing::warn!("the node did not end in time; its journal has all that counts");
+        }
+    };
+    tokio::select! {
+        () = orderly => {}
+        () = signals.next() => {
+            tracing::warn!("told twice: ending at once");
+            let _ = mountpoint::detach(&mount);
+            std::process::exit(1);
+        }
+    }
+    End::Asked
+}
+
+fn notify(state: &[sd_notify::NotifyState]) {
+    if let Err(error) = sd_notify::notify(false, state) {
+        tracing::debug!(%error, "systemd was not told");
+    }
+}

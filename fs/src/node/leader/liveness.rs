@@ -1,0 +1,185 @@
+//! What the leader hears from the nodes. Lives in memory: a new leader starts with fresh countdowns.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bramble_proto::{KeepAliveRequest, NodeReport, NodeStats};
+use raftstore::clock::Clock;
+use raftstore::meta::{NodeId, SessionId};
+
+/// A node not heard of for this long counts as unreachable.
+pub const SILENT_AFTER: Duration = Duration::from_secs(4);
+/// A session without a sign of life for this long is expired.
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// The last sign of life of a node.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// When, on this node's monotonic clock.
+    pub at: Duration,
+    /// The session it said it has.
+    pub session: SessionId,
+    /// What it had applied.
+    pub applied_index: u64,
+    /// The program version it runs.
+    pub version: String,
+    /// Memory and medium.
+    pub stats: NodeStats,
+    /// Where it says it listens.
+    pub listen: String,
+}
+
+/// Signs of life by node.
+pub struct Liveness {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    since: Duration,
+    heard: BTreeMap<NodeId, Heard>,
+}
+
+impl Liveness {
+    /// Nothing heard yet.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let since = clock.monotonic();
+        Self {
+            clock,
+            state: Mutex::new(State {
+                since,
+                heard: BTreeMap::new(),
+            }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node has just become the leader: what it heard earlier is old, and every countdown starts again.
+    pub fn restart(&self) {
+        let since = self.clock.monotonic();
+        *self.state() = State {
+            since,
+            heard: BTreeMap::new(),
+        };
+    }
+
+    /// A node has called.
+    pub fn heard(&self, request: &KeepAliveRequest) {
+        let heard = Heard {
+            at: self.clock.monotonic(),
+            session: SessionId(request.session),
+            applied_index: request.applied_index,
+            version: request.version.clone(),
+            stats: request.stats.unwrap_or_default(),
+            listen: request.listen.clone(),
+        };
+        self.state().heard.insert(request.node_id, heard);
+    }
+
+    /// Forgets nodes that are no members.
+    pub fn retain(&self, is_member: impl Fn(NodeId) -> bool) {
+        self.state().heard.retain(|node, _| is_member(*node));
+    }
+
+    /// What was heard from a node, if anything.
+    #[must_use]
+    pub fn of(&self, node: NodeId) -> Option<Heard> {
+        self.state().heard.get(&node).cloned()
+    }
+
+    /// True if the node was heard of recently.
+    #[must_use]
+    pub fn is_live(&self, node: NodeId) -> bool {
+        let now = self.clock.monotonic();
+        self.state()
+            .heard
+            .get(&node)
+            .is_some_and(|heard| now.saturating_sub(heard.at) < SILENT_AFTER)
+    }
+
+    /// True if the session has shown no sign of life for [`SESSION_TIMEOUT`], counted from when this node began to
+    /// lead at the earliest.
+    #[must_use]
+    pub fn is_expired(&self, node: NodeId, session: SessionId) -> bool {
+        let now = self.clock.monotonic();
+        let state = self.state();
+        let heard = state.heard.get(&node).filter(|heard| heard.session == session);
+        let last = heard.map_or(state.since, |heard| heard.at.max(state.since));
+        now.saturating_sub(last) >= SESSION_TIMEOUT
+    }
+
+    /// For `status` and statfs on every node.
+    #[must_use]
+    pub fn report(&self, members: impl Iterator<Item = NodeId>) -> Vec<NodeReport> {
+        let now = self.clock.monotonic();
+        let state = self.state();
+        let report = |node: NodeId| match state.heard.get(&node) {
+            None => NodeReport {
+                node_id: node,
+                ..NodeReport::default()
+            },
+            Some(heard) => NodeReport {
+                node_id: node,
+                applied_index: heard.applied_index,
+                version: heard.version.clone(),
+                stats: Some(heard.stats),
+                silent_ms: u64::try_from(now.saturating_sub(heard.at).as_millis()).ok(),
+            },
+        };
+        members.map(report).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raftstore::clock::Timestamp;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    struct Hand(AtomicU64);
+    impl Clock for Hand {
+        fn wall(&self) -> Timestamp {
+            Timestamp::default()
+        }
+        fn monotonic(&self) -> Duration {
+            Duration::from_millis(self.0.load(Ordering::SeqCst))
+        }
+    }
+
+    fn call(node: NodeId, session: u64) -> KeepAliveRequest {
+        KeepAliveRequest {
+            node_id: node,
+            session,
+            ..KeepAliveRequest::default()
+        }
+    }
+
+    #[test]
+    fn sessions_expire_by_silence_and_a_new_leader_counts_afresh() {
+        let clock = Arc::new(Hand(AtomicU64::new(100_000)));
+        let liveness = Liveness::new(clock.clone());
+        liveness.heard(&call(1, 11));
+        let advance = |ms: u64| clock.0.fetch_add(ms, Ordering::SeqCst);
+        advance(7_999);
+        assert!(!liveness.is_expired(1, SessionId(11)) && !liveness.is_live(1));
+        advance(1);
+        assert!(liveness.is_expired(1, SessionId(11)));
+        assert!(
+            liveness.is_expired(2, SessionId(22)),
+            "a node never heard of has no longer than others"
+        );
+        liveness.restart();
+        assert!(!liveness.is_expired(1, SessionId(11)) && !liveness.is_expired(2, SessionId(22)));
+        // Signs of life of a later session do not keep an earlier one alive.
+        advance(5_000);
+        liveness.heard(&call(1, 12));
+        advance(3_000);
+        assert!(liveness.is_expired(1, SessionId(11)) && !liveness.is_expired(1, SessionId(12)));
+    }
+}

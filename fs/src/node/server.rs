@@ -1,0 +1,121 @@
+//! The listeners: one for other nodes, one for the command line.
+
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bramble_proto::admin_server::AdminServer;
+use bramble_proto::chunk_server::ChunkServer;
+use bramble_proto::cluster_server::ClusterServer;
+use bramble_proto::meta_server::MetaServer;
+use bramble_proto::raft_server::RaftServer;
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+
+use super::inspect::Inspector;
+use super::service::admin::AdminService;
+use super::service::auth::Gate;
+use super::service::chunk::ChunkService;
+use super::service::cluster::ClusterService;
+use super::service::meta::MetaService;
+use super::service::raft::RaftService;
+use super::tls::Credentials;
+use super::transport::peers::MESSAGE_BYTES_MAX;
+
+/// Requests under way on one connection.
+const STREAMS_MAX: u32 = 1024;
+/// How often an idle connection is probed, and how long the probe may stay unanswered.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+/// A caller that takes longer for the TLS handshake is dropped.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The services for other nodes.
+pub struct Services {
+    /// Raft.
+    pub raft: RaftService,
+    /// Proposals and reads.
+    pub meta: MetaService,
+    /// Chunks.
+    pub chunk: ChunkService,
+    /// Joining and leaving.
+    pub cluster: ClusterService,
+}
+
+/// Serves other nodes until `stop` is done.
+///
+/// # Errors
+/// If the certificates cannot be used, or the listener fails.
+pub async fn serve_peers(
+    listener: TcpListener,
+    credentials: &Credentials,
+    gate: Gate,
+    services: Services,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    let tls = credentials.server_config().timeout(HANDSHAKE_TIMEOUT);
+    macro_rules! sized {
+        ($server:expr) => {
+            $server
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        };
+    }
+    Server::builder()
+        .tls_config(tls)?
+        .tcp_nodelay(true)
+        .max_concurrent_streams(Some(STREAMS_MAX))
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .initial_stream_window_size(Some(2 << 20))
+        .initial_connection_window_size(Some(4 << 20))
+        .add_service(InterceptedService::new(
+            sized!(RaftServer::new(services.raft)),
+            gate.clone(),
+        ))
+        .add_service(InterceptedService::new(
+            sized!(MetaServer::new(services.meta)),
+            gate.clone(),
+        ))
+        .add_service(InterceptedService::new(
+            sized!(ChunkServer::new(services.chunk)),
+            gate,
+        ))
+        // Open to callers without a certificate: it checks each call but `Join` itself.
+        .add_service(ClusterServer::new(services.cluster))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
+        .await
+}
+
+/// Opens the socket that the command line talks to; only root may.
+///
+/// # Errors
+/// Those of bind and chmod.
+pub fn control_socket(path: &Path) -> std::io::Result<UnixListener> {
+    // The store is locked: whoever left this socket is dead.
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves the command line until `stop` is done.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve_control(
+    listener: UnixListener,
+    inspector: Arc<Inspector>,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<(), tonic::transport::Error> {
+    Server::builder()
+        .add_service(AdminServer::new(AdminService::new(inspector)))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .await
+}

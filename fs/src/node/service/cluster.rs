@@ -1,0 +1,299 @@
+//! Joining, rejoining and leaving.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bramble_proto::cluster_client::ClusterClient;
+use bramble_proto::cluster_server::Cluster;
+use bramble_proto::{
+    JoinRequest, JoinResponse, Member, MembersRequest, MembersResponse, RejoinRequest, RejoinResponse,
+    RemoveNodeRequest, RemoveNodeResponse,
+};
+use raftstore::meta::{MetaError, MetaStore, NodeInfo, Op, Reply};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::auth::Gate;
+use crate::node::leader::duties::Duties;
+use crate::node::leader::membership;
+use crate::node::leader::round::view_of;
+use crate::node::raft::{self, Raft};
+use crate::node::store::FORMAT_VERSION;
+use crate::node::tls::Authority;
+use crate::node::token::hash_secret;
+use crate::node::transport::directory::Directory;
+use crate::node::transport::peers::{Lane, Peers};
+use crate::node::transport::wire::WireError;
+
+/// A forwarded call is given up after this time.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The Cluster service.
+pub struct ClusterService {
+    raft: Raft,
+    duties: Arc<Duties>,
+    meta: Arc<MetaStore>,
+    directory: Arc<Directory>,
+    peers: Arc<Peers>,
+    gate: Gate,
+    authority: Authority,
+    cluster_id: String,
+}
+
+impl ClusterService {
+    /// Answers for this node.
+    #[must_use]
+    pub fn new(
+        raft: Raft,
+        duties: Arc<Duties>,
+        meta: Arc<MetaStore>,
+        directory: Arc<Directory>,
+        peers: Arc<Peers>,
+        (authority, cluster_id): (Authority, String),
+    ) -> Self {
+        let gate = Gate::new(Arc::clone(&directory));
+        Self {
+            raft,
+            duties,
+            meta,
+            directory,
+            peers,
+            gate,
+            authority,
+            cluster_id,
+        }
+    }
+
+    /// The leader, if it is another node.
+    fn leader_elsewhere(&self) -> Result<Option<ClusterClient<Channel>>, WireError> {
+        if self.duties.leads() {
+            return Ok(None);
+        }
+        let listen = raft::leader(&self.raft).and_then(|leader| self.directory.listen(leader));
+        let listen =
+            listen.ok_or_else(|| WireError::NotNow("the cluster has no leader now: try again".into()))?;
+        Ok(Some(ClusterClient::new(
+            self.peers.channel(&listen, Lane::Urgent)?,
+        )))
+    }
+
+    /// Waits until this node, which leads, shows all that was committed before.
+    async fn catch_up(&self) -> Result<Vec<NodeInfo>, WireError> {
+        self.duties.catch_up().await?;
+        self.meta
+            .reader()
+            .nodes()
+            .map_err(|error| WireError::NotNow(error.to_string()))
+    }
+
+    async fn add_node(
+        &self,
+        name: String,
+        listen: String,
+        token: Option<[u8; 32]>,
+    ) -> Result<NodeInfo, WireError> {
+        match self
+            .duties
+            .propose_system(Op::AddNode {
+                name,
+                listen,
+                token_hash: token,
+            })
+            .await
+        {
+            Ok(Reply::Node(node)) => Ok(node),
+            Ok(other) => Err(WireError::Unknown(format!("unexpected answer {other:?}"))),
+            Err(WireError::Refused(why)) if why == MetaError::BadToken.to_string() => {
+                Err(WireError::Refused(format!(
+                    "{why}: make a new one with `bramble token --store DIR` on a node of the cluster"
+                )))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn join_here(&self, request: JoinRequest) -> Result<JoinResponse, WireError> {
+        let nodes = self.catch_up().await?;
+        if let Some(node) = nodes.iter().find(|node| node.name == request.name)
+            && self.duties.liveness().is_live(node.id)
+        {
+            return Err(WireError::Refused(format!(
+                "the name {} is in use by a node that is running at {}: choose another with --name",
+                request.name, node.listen
+            )));
+        }
+        if let Some(node) = nodes
+            .iter()
+            .find(|node| node.listen == request.listen && node.name != request.name)
+        {
+            return Err(WireError::Refused(format!(
+                "the address {} belongs to node {}: choose another with --listen, or remove that node first",
+                request.listen, node.name
+            )));
+        }
+        let token = hash_secret(&request.token_secret);
+        // Signed first: a request that cannot be signed must not use up the token. The id is not known yet.
+        self.authority
+            .sign(&request.csr_pem, &request.name, 0)
+            .map_err(|e| WireError::Malformed(e.to_string()))?;
+        let node = self.add_node(request.name, request.listen, Some(token)).await?;
+        let certificate = self.authority.sign(&request.csr_pem, &node.name, node.id);
+        let nodes = self.catch_up().await?;
+        tracing::info!(
+            node = node.id,
+            name = node.name,
+            listen = node.listen,
+            "a node joins"
+        );
+        Ok(JoinResponse {
+            node_id: node.id,
+            cluster_id: self.cluster_id.clone(),
+            certificate_pem: certificate.map_err(|error| WireError::Unknown(error.to_string()))?,
+            ca_certificate_pem: self.authority.certificate_pem.clone(),
+            ca_key_pem: self.authority.key_pem.clone(),
+            members: nodes.into_iter().map(member).collect(),
+        })
+    }
+
+    async fn rejoin_here(&self, request: &RejoinRequest) -> Result<RejoinResponse, WireError> {
+        let nodes = self.catch_up().await?;
+        // By name: the answer to an earlier request may have been lost, and with it the id that it gave.
+        let old = nodes
+            .into_iter()
+            .find(|node| node.name == request.name)
+            .ok_or(WireError::Removed)?;
+        if old.id != request.node_id && self.duties.liveness().is_live(old.id) {
+            return Err(WireError::Refused(format!(
+                "a node named {} is running at {}",
+                old.name, old.listen
+            )));
+        }
+        let view = view_of(&self.raft, &self.meta, self.duties.liveness())
+            .map_err(|error| WireError::NotNow(error.to_string()))?;
+        // The blank node does not vote until it has caught up: the others must be enough without it.
+        membership::may_remove(&view, old.id).map_err(WireError::NotNow)?;
+        let node = self.add_node(old.name, old.listen, None).await?;
+        tracing::warn!(
+            old = request.node_id,
+            new = node.id,
+            name = node.name,
+            reason = request.reason,
+            "a node starts again, blank"
+        );
+        Ok(RejoinResponse { node_id: node.id })
+    }
+
+    async fn remove_here(&self, request: &RemoveNodeRequest) -> Result<RemoveNodeResponse, WireError> {
+        let nodes = self.catch_up().await?;
+        let by_name = nodes.iter().find(|node| node.name == request.node);
+        let wanted = by_name.or_else(|| nodes.iter().find(|node| node.id.to_string() == request.node));
+        let node = wanted.ok_or_else(|| {
+            WireError::Refused(format!(
+                "there is no node {}: `bramble node ls` lists them",
+                request.node
+            ))
+        })?;
+        let view = view_of(&self.raft, &self.meta, self.duties.liveness())
+            .map_err(|error| WireError::NotNow(error.to_string()))?;
+        let allowed = membership::may_remove(&view, node.id);
+        if let Err(why) = allowed
+            && (!request.force || nodes.len() == 1)
+        {
+            return Err(WireError::Refused(format!(
+                "node {} was not removed: {why}",
+                node.name
+            )));
+        }
+        self.duties
+            .propose_system(Op::RemoveNode { node: node.id })
+            .await?;
+        tracing::info!(
+            node = node.id,
+            name = node.name,
+            force = request.force,
+            "a node was removed"
+        );
+        let message = format!(
+            "node {} (id {}) was removed: stop its daemon and delete its store; its chunks are being copied to the \
+             others",
+            node.name, node.id
+        );
+        Ok(RemoveNodeResponse { message })
+    }
+}
+
+fn member(node: NodeInfo) -> Member {
+    Member {
+        node_id: node.id,
+        name: node.name,
+        listen: node.listen,
+    }
+}
+
+async fn forwarded<T>(
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<Response<T>, Status> {
+    match tokio::time::timeout(FORWARD_TIMEOUT, call).await {
+        Ok(result) => result,
+        Err(_) => Err(WireError::Unknown("the leader did not answer in time".into()).into()),
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
+        let request = request.into_inner();
+        if request.format_version != FORMAT_VERSION {
+            return Err(WireError::Refused(format!(
+                "the cluster has format version {FORMAT_VERSION}, this program {}: install the same bramble version on \
+                 all nodes",
+                request.format_version
+            ))
+            .into());
+        }
+        match self.leader_elsewhere()? {
+            Some(mut leader) => forwarded(leader.join(request)).await,
+            None => Ok(Response::new(self.join_here(request).await?)),
+        }
+    }
+
+    async fn rejoin(&self, request: Request<RejoinRequest>) -> Result<Response<RejoinResponse>, Status> {
+        // Either the node itself asks (its old id may have been retired already), or a member passes it on.
+        let own = Gate::name(&request).is_some_and(|name| name == request.get_ref().name);
+        if !own {
+            self.gate.caller(&request)?;
+        }
+        let request = request.into_inner();
+        match self.leader_elsewhere()? {
+            Some(mut leader) => forwarded(leader.rejoin(request)).await,
+            None => Ok(Response::new(self.rejoin_here(&request).await?)),
+        }
+    }
+
+    async fn members(&self, request: Request<MembersRequest>) -> Result<Response<MembersResponse>, Status> {
+        self.gate.caller(&request)?;
+        let members = self.directory.members();
+        let members = members.iter().map(|(id, member)| Member {
+            node_id: *id,
+            name: member.name.clone(),
+            listen: member.listen.clone(),
+        });
+        let leader = raft::leader(&self.raft).unwrap_or(0);
+        Ok(Response::new(MembersResponse {
+            leader,
+            members: members.collect(),
+        }))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<RemoveNodeRequest>,
+    ) -> Result<Response<RemoveNodeResponse>, Status> {
+        self.gate.caller(&request)?;
+        let request = request.into_inner();
+        match self.leader_elsewhere()? {
+            Some(mut leader) => forwarded(leader.remove_node(request)).await,
+            None => Ok(Response::new(self.remove_here(&request).await?)),
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! This node's session: opened when the node starts, kept alive, opened again if the cluster has given it up.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bramble_proto::{KeepAliveRequest, NodeReport, NodeStats};
+use raftstore::clock::Clock;
+use raftstore::meta::{MetaStore, NodeId, Op, Reply, SessionId};
+use tokio::sync::{Notify, watch};
+
+use super::leader::duties::system_proposal;
+use super::numbers::Numbers;
+use super::transport::leader_client::LeaderClient;
+use super::transport::wire::WireError;
+
+/// Between two signs of life.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Where the session stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionState {
+    /// None is open; the text says what is being waited for.
+    Opening(String),
+    /// Open.
+    Open(SessionId),
+    /// The node was removed from the cluster; there will be no other.
+    Removed,
+}
+
+/// What the leader last told about all nodes.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterView {
+    /// One for each member.
+    pub nodes: Vec<NodeReport>,
+    /// When it was told, on this node's monotonic clock; `None` before the first answer.
+    pub at: Option<Duration>,
+}
+
+/// What a sign of life says of this node's memory and medium.
+pub trait StatsSource: Send + Sync + 'static {
+    /// Reads them; may block on the medium for a moment.
+    fn stats(&self) -> NodeStats;
+}
+
+/// The session of this node.
+pub struct SessionKeeper {
+    node: NodeId,
+    listen: String,
+    leader: Arc<LeaderClient>,
+    meta: Arc<MetaStore>,
+    clock: Arc<dyn Clock>,
+    stats: Arc<dyn StatsSource>,
+    numbers: Mutex<Numbers>,
+    state: watch::Sender<SessionState>,
+    view: watch::Sender<Arc<ClusterView>>,
+    lost: Notify,
+}
+
+impl SessionKeeper {
+    /// For a node that listens on `listen`; [`SessionKeeper::run`] opens the session.
+    #[must_use]
+    pub fn new(
+        node: NodeId,
+        listen: String,
+        leader: Arc<LeaderClient>,
+        meta: Arc<MetaStore>,
+        clock: Arc<dyn Clock>,
+        stats: Arc<dyn StatsSource>,
+    ) -> Self {
+        Self {
+            node,
+            listen,
+            leader,
+            meta,
+            clock,
+            stats,
+            numbers: Mutex::new(Numbers::new(SessionId::SYSTEM)),
+            state: watch::Sender::new(SessionState::Opening("starting".into())),
+            view: watch::Sender::new(Arc::default()),
+            lost: Notify::new(),
+        }
+    }
+
+    /// Numbers of the present session.
+    pub fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where the session stands, and its changes.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<SessionState> {
+        self.state.subscribe()
+    }
+
+    /// What the leader last told about all nodes.
+    #[must_use]
+    pub fn view(&self) -> watch::Receiver<Arc<ClusterView>> {
+        self.view.subscribe()
+    }
+
+    /// Waits for an open session.
+    ///
+    /// # Errors
+    /// If the node was removed, or is shutting down.
+    pub async fn open_session(&self) -> Result<SessionId, WireError> {
+        let mut state = self.state.subscribe();
+        let state = state
+            .wait_for(|state| !matches!(state, SessionState::Opening(_)))
+            .await;
+        match state.as_deref() {
+            Ok(SessionState::Open(session)) => Ok(*session),
+            Ok(_) => Err(WireError::Removed),
+            Err(_) => Err(WireError::Stopped("shutting down".into())),
+        }
+    }
+
+    /// The cluster has given `session` up.
+    pub fn session_lost(&self, session: SessionId) {
+        let was_open = self.state.send_if_modified(|state| {
+            let lost = *state == SessionState::Open(session);
+            if lost {
+                *state = SessionState::Opening("the cluster has given the last session up".into());
+            }
+            lost
+        });
+        if was_open {
+            tracing::warn!(
+                session = session.0,
+                "the session has expired: locks that were held on this node are gone"
+            );
+            self.lost.notify_one();
+        }
+    }
+
+    /// Keeps the session; ends only if the node is removed.
+    pub async fn run(&self) {
+        loop {
+            let state = self.state.borrow().clone();
+            let session = match state {
+                SessionState::Removed => return,
+                SessionState::Open(session) => session,
+                SessionState::Opening(_) => SessionId::SYSTEM,
+            };
+            self.show_life(session).await;
+            let is_opening = matches!(*self.state.borrow(), SessionState::Opening(_));
+            if is_opening && !self.open().await {
+                self.leader.pause().await;
+                continue;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(KEEP_ALIVE_INTERVAL) => {}
+                () = self.lost.notified() => {}
+            }
+        }
+    }
+
+    async fn show_life(&self, session: SessionId) {
+        let request = KeepAliveRequest {
+            node_id: self.node,
+            session: session.0,
+            applied_index: *self.meta.applied().borrow(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            stats: Some(self.stats.stats()),
+            listen: self.listen.clone(),
+        };
+        match self.leader.keep_alive(&request).await {
+            Ok(response) => {
+                let view = ClusterView {
+                    nodes: response.nodes,
+                    at: Some(self.clock.monotonic()),
+                };
+                self.view.send_replace(Arc::new(view));
+                if !response.alive && session != SessionId::SYSTEM {
+                    self.session_lost(session);
+                }
+            }
+            Err(WireError::Removed) => {
+                tracing::error!("{}", WireError::Removed);
+                self.state.send_replace(SessionState::Removed);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no sign of life was taken");
+                if session == SessionId::SYSTEM {
+                    self.wait_reason(error.to_string());
+                }
+            }
+        }
+    }
+
+    /// Opens a session; true once one is open and applied here.
+    async fn open(&self) -> bool {
+        let proposal = system_proposal(Op::OpenSession { node: self.node }, &*self.clock);
+        match self.leader.propose(&proposal).await {
+            Ok((index, Ok(Reply::Session(session)))) => {
+                let mut applied = self.meta.applied();
+                if applied.wait_for(|applied| *applied >= index).await.is_err() {
+                    return false;
+                }
+                *self.numbers() = Numbers::new(session);
+                self.state.send_replace(SessionState::Open(session));
+                tracing::info!(session = session.0, "session open");
+                true
+            }
+            Ok((_, answer)) => {
+                self.wait_reason(format!("the cluster refuses a session: {answer:?}"));
+                false
+            }
+            Err(error) => {
+                self.wait_reason(error.to_string());
+                false
+            }
+        }
+    }
+
+    fn wait_reason(&self, reason: String) {
+        self.state.send_if_modified(|state| match state {
+            SessionState::Opening(old) if *old != reason => {
+                *old = reason;
+                true
+            }
+            _ => false,
+        });
+    }
+}

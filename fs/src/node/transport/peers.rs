@@ -1,0 +1,87 @@
+//! Connections to other nodes: kept open, and opened again at the first call after they broke.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+
+use super::wire::WireError;
+
+/// Largest message, bytes: an append of as many entries as one request may carry, each with its payload.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// A peer that does not accept a connection within this time is taken for unreachable.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often an open connection is probed.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// A connection that leaves a probe unanswered for this long is given up.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Connections to one peer do not wait for each other: bulk must not hold up what keeps the leader alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Heartbeats, votes, proposals, reads: small and urgent.
+    Urgent,
+    /// Log entries, chunks, snapshots.
+    Bulk,
+}
+
+/// All connections of this node.
+#[derive(Debug)]
+pub struct Peers {
+    tls: ClientTlsConfig,
+    channels: Mutex<HashMap<(String, Lane), Channel>>,
+}
+
+impl Peers {
+    /// Connections that prove who this node is with `tls`.
+    #[must_use]
+    pub fn new(tls: ClientTlsConfig) -> Self {
+        Self {
+            tls,
+            channels: Mutex::default(),
+        }
+    }
+
+    /// The connection to the node that listens on `listen` (IP:PORT).
+    ///
+    /// # Errors
+    /// If the address is malformed. That the peer is unreachable shows at the first call.
+    pub fn channel(&self, listen: &str, lane: Lane) -> Result<Channel, WireError> {
+        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (listen.to_owned(), lane);
+        if let Some(channel) = channels.get(&key) {
+            return Ok(channel.clone());
+        }
+        let channel = endpoint(listen, self.tls.clone())?.connect_lazy();
+        channels.insert(key, channel.clone());
+        Ok(channel)
+    }
+
+    /// Forgets connections to addresses that no member listens on any more.
+    pub fn retain(&self, listens: impl Fn(&str) -> bool) {
+        self.channels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(listen, _), _| listens(listen));
+    }
+}
+
+/// How a node is reached at `listen`.
+///
+/// # Errors
+/// If the address or the certificates are malformed.
+pub fn endpoint(listen: &str, tls: ClientTlsConfig) -> Result<Endpoint, WireError> {
+    let unusable = |error: tonic::transport::Error| WireError::Unreachable(format!("{listen}: {error}"));
+    let endpoint = Endpoint::from_shared(format!("https://{listen}")).map_err(unusable)?;
+    Ok(endpoint
+        .tls_config(tls)
+        .map_err(unusable)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(Some(2 << 20))
+        .initial_connection_window_size(Some(4 << 20)))
+}
