@@ -80,6 +80,7 @@ fn refusal_errno(refusal: Refusal) -> i32 {
         Refusal::Stale => libc::ESTALE,
         Refusal::QuotaExceeded => libc::EDQUOT,
         Refusal::NoSpace => libc::ENOSPC,
+        Refusal::NoLocks => libc::ENOLCK,
         Refusal::NotSupported => libc::EOPNOTSUPP,
     }
 }

@@ -81,4 +81,7 @@ pub enum Refusal {
     /// EOPNOTSUPP
     #[error("operation not supported")]
     NotSupported,
+    /// ENOLCK
+    #[error("too many locks")]
+    NoLocks,
 }

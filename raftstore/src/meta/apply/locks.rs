@@ -6,6 +6,9 @@ use crate::meta::{Event, Refusal, Reply, keys, tables, value};
 
 use super::step::{Fail, Step, malformed};
 
+/// Locks on one inode; each request looks at all of them.
+pub(super) const LOCKS_PER_INODE_MAX: usize = 16_384;
+
 pub(super) fn lock(step: &mut Step<'_, '_>, ino: Ino, lock: Lock) -> Result<Reply, Fail> {
     check(step, lock.owner, lock.start, lock.end)?;
     step.inode(ino)?;
@@ -23,6 +26,9 @@ pub(super) fn lock(step: &mut Step<'_, '_>, ino: Ino, lock: Lock) -> Result<Repl
             step.locks_given_up(ino, lock.owner.session, !freed.is_empty())?;
         }
         return Ok(Reply::Blocked(*blocker));
+    }
+    if held.len() >= LOCKS_PER_INODE_MAX {
+        return Err(Refusal::NoLocks.into());
     }
     let taken = step.take_from(ino, lock.owner, lock.start, lock.end)?;
     let weaker = !lock.exclusive && taken.iter().any(|held| held.exclusive);

@@ -149,12 +149,12 @@ impl LocalMeta {
         self.apply(&mut self.progress(), proposals)
     }
 
-    /// Puts an inode as it is, for tests of limits that take long to reach.
+    /// Puts rows as they are, for tests of limits that take long to reach.
     #[cfg(test)]
-    pub(crate) fn poke(&self, inode: &Inode) -> Result<(), KvError> {
-        let change = (keys::inode(inode.ino).into(), Some(value::encode(inode)?));
+    pub(crate) fn poke(&self, rows: impl IntoIterator<Item = (Vec<u8>, Bytes)>) -> Result<(), KvError> {
+        let changes = rows.into_iter().map(|(key, value)| (key.into(), Some(value)));
         self.store.poke(Batch {
-            changes: vec![change],
+            changes: changes.collect(),
         })
     }
 

@@ -114,7 +114,7 @@ fn cut_values_are_damage() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     /// No panic, no endless work: an answer or a typed error, from the reader, from `apply` and from the checker.
     #[test]

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use bytes::Bytes;
 
 use super::damage::full;
-use super::support::*;
 use crate::kv::prefix_range;
 use crate::meta::*;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::support::*;
+use crate::meta::apply::locks::LOCKS_PER_INODE_MAX;
 use crate::meta::*;
 
 fn owner(bench: &Bench, token: u64, kind: LockKind) -> LockOwner {
@@ -212,6 +213,29 @@ fn refuses_what_makes_no_sense() {
     ));
 }
 
+#[test]
+fn an_inode_has_so_many_locks_and_no_more() {
+    let bench = Bench::new();
+    let held = (0..LOCKS_PER_INODE_MAX as u64 - 1).map(|i| posix(&bench, i, true, (2 * i, 2 * i)));
+    let row = |lock: Lock| {
+        (
+            keys::lock(ROOT_INO, lock.owner, lock.start),
+            value::encode(&lock).unwrap(),
+        )
+    };
+    bench.local.poke(held.map(row)).unwrap();
+    let far = u64::MAX - 10;
+    assert_eq!(
+        lock(&bench, ROOT_INO, posix(&bench, 1, true, (far, far))),
+        Ok(Reply::Done)
+    );
+    let over = posix(&bench, 2, true, (far + 2, far + 2));
+    assert_eq!(lock(&bench, ROOT_INO, over), refused(Refusal::NoLocks));
+    // What is held can be given up, and then there is room again.
+    unlock(&bench, ROOT_INO, posix(&bench, 1, true, (far, far))).unwrap();
+    assert_eq!(lock(&bench, ROOT_INO, over), Ok(Reply::Done));
+}
+
 /// Bytes 0 to 11; the last one stands for all that follow.
 const BYTES: u64 = 12;
 
@@ -277,7 +301,7 @@ fn step(model: &mut Holders, attempt: &Try) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn behave_as_the_model(attempts in prop::collection::vec(attempt(), 1..80)) {

@@ -435,16 +435,6 @@ fn compare(answer: Answer, expected: Result<(), Refusal>) {
     }
 }
 
-/// `PROPTEST_CASES` asks for more; proptest prints the actions of a failing case, cut down to what is needed.
-fn config() -> ProptestConfig {
-    let config = ProptestConfig::default();
-    ProptestConfig {
-        cases: config.cases / 2,
-        failure_persistence: None,
-        ..config
-    }
-}
-
 proptest! {
     #![proptest_config(config())]
 

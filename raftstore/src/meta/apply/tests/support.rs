@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use proptest::prelude::ProptestConfig;
 
 use crate::clock::Timestamp;
 use crate::kv::prefix_range;
@@ -70,7 +71,9 @@ impl Bench {
     pub(super) fn poke(&self, ino: Ino, change: impl FnOnce(&mut Inode)) {
         let mut inode = self.inode(ino);
         change(&mut inode);
-        self.local.poke(&inode).unwrap();
+        self.local
+            .poke([(keys::inode(ino), value::encode(&inode).unwrap())])
+            .unwrap();
     }
 
     /// Writes `count` bytes that do not touch each other.
@@ -258,5 +261,16 @@ pub(super) fn set_xattr(ino: Ino, name: &str, value: &[u8]) -> Op {
         value: Bytes::copy_from_slice(value),
         mode: XattrMode::Set,
         kill_sgid: false,
+    }
+}
+
+/// For random tests: a quarter of the usual count of cases, or of what `PROPTEST_CASES` asks for. proptest prints the
+/// input of a failing case, cut down to what is needed.
+pub(super) fn config() -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig {
+        cases: config.cases.div_ceil(4),
+        failure_persistence: None,
+        ..config
     }
 }
