@@ -311,18 +311,37 @@ fn a_crash_leaves_a_prefix(kind: EngineKind, tear: bool, seed: u64) {
     }
 }
 
+/// Copies a directory as a crash would leave it: at one moment, between two merges of the engine's own threads.
 fn copy_files(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let path = entry.unwrap().path();
-        let target = to.join(path.file_name().unwrap());
-        if path.is_dir() {
-            copy_files(&path, &target);
-        } else if let Err(error) = std::fs::copy(&path, &target) {
-            // A merge has removed it meanwhile: then no one needs it.
-            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{}", path.display());
+    for _ in 0..100 {
+        let before = list_files(from);
+        let copied = before.iter().all(|(path, _)| {
+            let target = to.join(path.strip_prefix(from).unwrap());
+            std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+            std::fs::copy(path, target).is_ok()
+        });
+        if copied && list_files(from) == before {
+            return;
+        }
+        std::fs::remove_dir_all(to).unwrap();
+    }
+    panic!("the engine does not come to rest");
+}
+
+/// Files below a directory, and their lengths.
+fn list_files(dir: &Path) -> BTreeMap<std::path::PathBuf, u64> {
+    let mut files = BTreeMap::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            match entry.metadata() {
+                Ok(metadata) if metadata.is_dir() => dirs.push(entry.path()),
+                Ok(metadata) => drop(files.insert(entry.path(), metadata.len())),
+                Err(_) => {}
+            }
         }
     }
+    files
 }
 
 /// Zeroes some pages, or all from one on, of the used part of fjall's journal.
