@@ -191,6 +191,7 @@ impl Cluster {
         let index = self.nodes.len();
         let base = self.janitor.dir().join(format!("node{}", index + 1));
         fs::create_dir_all(base.join("mnt")).unwrap();
+        fs::create_dir_all(base.join("medium")).unwrap();
         self.janitor.add_mount(&base.join("mnt"));
         if let Some(mib) = self.options.medium_mib {
             self.add_medium(&base, mib);
@@ -210,7 +211,6 @@ impl Cluster {
     fn add_medium(&self, base: &Path, mib: u64) {
         let (image, medium) = (base.join("image"), base.join("medium"));
         fs::File::create(&image).unwrap().set_len(mib << 20).unwrap();
-        fs::create_dir(&medium).unwrap();
         run("mkfs.ext4", ["-q", "-F", image.to_str().unwrap()]);
         let device = run("losetup", ["-f", "--show", image.to_str().unwrap()]);
         self.janitor.add_loop(device.trim());
