@@ -44,7 +44,7 @@ impl Pages {
             let (page, at) = locate(offset + done as u64);
             let take = (PAGE_BYTES - at).min(data.len() - done);
             let source = &data[done..done + take];
-            if self.pages.contains_key(&page) || source.iter().any(|byte| *byte != 0) {
+            if self.pages.contains_key(&page) || source != &[0; PAGE_BYTES][..take] {
                 let bytes = self
                     .pages
                     .entry(page)

@@ -43,7 +43,7 @@ fn generations(disk: &SimDisk) -> Vec<u64> {
 /// Runs the same workload once for each of its syncs, and cuts the power there.
 #[test]
 fn crash_at_every_sync_keeps_what_was_acknowledged() {
-    for seed in 0..4_u64 {
+    for seed in 0..2_u64 {
         let acts = 150;
         let run = |crash: Option<(u64, CrashMode)>| {
             let disk = SimDisk::new();
@@ -82,7 +82,7 @@ fn crash_at_every_sync_keeps_what_was_acknowledged() {
 /// Many lives of one disk, which ends each in another way: stale bytes of all of them lie in its segments.
 #[test]
 fn many_crashes_of_one_disk_never_bring_anything_back() {
-    for seed in 0..30_u64 {
+    for seed in 0..16_u64 {
         let mut disk = SimDisk::new();
         let mut caller = Caller::new(StdRng::seed_from_u64(1000 + seed));
         let mut journal = recovered(&disk, &mut caller, "first");

@@ -55,11 +55,14 @@ fn open(disk: &SimDisk) -> Arc<Journal> {
 
 /// The payload that [`entry`] gives an entry.
 fn payload(term: u64, index: u64, len: usize) -> Bytes {
-    let seed = (term * 1_000_003 + index).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (0..len)
-        .map(|at| (seed >> (at % 8 * 8)) as u8 ^ (at / 8) as u8)
-        .collect::<Vec<_>>()
-        .into()
+    let mut word = (term * 1_000_003 + index).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        bytes.extend_from_slice(&word.to_le_bytes());
+        word = word.rotate_left(7).wrapping_add(index);
+    }
+    bytes.truncate(len);
+    bytes.into()
 }
 
 /// An entry with a proposal that carries `len` bytes.
