@@ -1,5 +1,6 @@
 //! Moving payload of small writes out of old journal segments, so that the segments can go.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,6 +33,8 @@ pub struct MergerOptions {
     pub round_bytes_max: u64,
     /// Time between two questions whether there is anything to do.
     pub every: Duration,
+    /// Time between two passes over all chunks in search of sparse ones.
+    pub sparse_every: Duration,
 }
 
 impl Default for MergerOptions {
@@ -40,6 +43,7 @@ impl Default for MergerOptions {
             merge_bytes_per_s_max: 8 << 20,
             round_bytes_max: 16 << 20,
             every: Duration::from_secs(2),
+            sparse_every: Duration::from_secs(600),
         }
     }
 }
@@ -62,10 +66,10 @@ pub type NamerSource = Arc<dyn Fn() -> Arc<ChunkNamer> + Send + Sync>;
 
 /// Merges live payload into chunks. Runs on the leader's node, but does no harm on others.
 pub struct Merger {
-    plane: Arc<DataPlane>,
+    pub(super) plane: Arc<DataPlane>,
     propose: Arc<dyn Propose>,
     namer: NamerSource,
-    options: MergerOptions,
+    pub(super) options: MergerOptions,
     budget: Budget,
 }
 
@@ -128,8 +132,23 @@ impl Merger {
             Ok(files)
         })
         .await?;
+        let pick = Pick::Payloads { below: target };
+        let mut progress = self.merge_files(files, pick, bytes_max).await?;
+        let view = Arc::clone(&self.plane.view);
+        let oldest = blocking(move || view.live_payloads(0, 1)).await?;
+        progress.oldest = oldest.first().map(|item| item.log_index);
+        Ok(progress)
+    }
+
+    /// Moves what `pick` says out of files and into full chunks, until about `bytes_max` bytes were moved.
+    pub(super) async fn merge_files(
+        &self,
+        files: impl IntoIterator<Item = Ino>,
+        pick: Pick,
+        bytes_max: u64,
+    ) -> Result<MergeProgress, BackendError> {
         let round = Round {
-            target,
+            pick,
             bytes_max,
             merged_bytes: AtomicU64::new(0),
         };
@@ -144,13 +163,10 @@ impl Merger {
         }
         drop(merges);
         progress.merged_bytes = round.merged_bytes.into_inner();
-        let view = Arc::clone(&self.plane.view);
-        let oldest = blocking(move || view.live_payloads(0, 1)).await?;
-        progress.oldest = oldest.first().map(|item| item.log_index);
         Ok(progress)
     }
 
-    /// Merges one file's old payloads; answers those that cannot be had.
+    /// Merges what is picked of one file; answers the chunks that cannot be had.
     async fn merge_file(&self, ino: Ino, round: &Round) -> Result<Vec<ChunkId>, BackendError> {
         let mut run = Run::default();
         let mut lost = Vec::new();
@@ -161,7 +177,7 @@ impl Merger {
             let Some(last) = page.last() else { break };
             offset = last.end();
             for extent in page {
-                let Some(id) = old_payload(&extent, round.target) else {
+                let Some(id) = round.pick.of(&extent) else {
                     continue;
                 };
                 if !run.has_room_for(&extent) {
@@ -217,9 +233,35 @@ impl Merger {
     }
 }
 
-/// What one call of [`Merger::merge_once`] is to do, and has done.
+/// What is to be moved.
+pub(super) enum Pick {
+    /// Payloads of log entries before this one.
+    Payloads {
+        /// Their index is lower.
+        below: u64,
+    },
+    /// What these chunks still hold.
+    Chunks(BTreeSet<ChunkId>),
+}
+
+impl Pick {
+    /// The chunk or payload that an extent shows, if it is to be moved. An extent that no chunk has room for is not:
+    /// it is whole and large already.
+    fn of(&self, extent: &Extent) -> Option<ChunkId> {
+        let Source::Chunk { id, .. } = extent.source else {
+            return None;
+        };
+        let picked = match self {
+            Self::Payloads { below } => id.payload_index().is_some_and(|index| index < *below),
+            Self::Chunks(chunks) => chunks.contains(&id),
+        };
+        (picked && extent.len <= u64::from(CHUNK_BYTES_MAX)).then_some(id)
+    }
+}
+
+/// A bounded piece of work, and how far it has come.
 struct Round {
-    target: u64,
+    pick: Pick,
     bytes_max: u64,
     merged_bytes: AtomicU64,
 }
@@ -249,17 +291,8 @@ impl Run {
     }
 }
 
-/// The payload that an extent shows, if it is older than `target`. None is larger than a chunk.
-fn old_payload(extent: &Extent, target: u64) -> Option<ChunkId> {
-    match extent.source {
-        Source::Chunk { id, .. } if extent.len <= u64::from(CHUNK_BYTES_MAX) => {
-            id.payload_index().filter(|index| *index < target).map(|_| id)
-        }
-        _ => None,
-    }
-}
-
-async fn blocking<T: Send + 'static>(
+/// Runs a look-up that may read the medium off the async threads.
+pub(super) async fn blocking<T: Send + 'static>(
     look: impl FnOnce() -> Result<T, KvError> + Send + 'static,
 ) -> Result<T, KvError> {
     let done = tokio::task::spawn_blocking(look).await;

@@ -14,6 +14,7 @@ mod payload;
 mod plane;
 mod read;
 mod serve;
+mod sparse;
 pub mod store;
 mod transport;
 mod view;

@@ -1,7 +1,7 @@
 //! What the data plane asks of the replicated state.
 
 use raftstore::kv::KvError;
-use raftstore::meta::{ChunkId, Extent, Ino, LivePayload, MetaStore, NodeId, Reader, SessionId};
+use raftstore::meta::{ChunkId, ChunkUse, Extent, Ino, LivePayload, MetaStore, NodeId, Reader, SessionId};
 use tokio::sync::watch;
 
 /// Replicas, until the cluster's own number is known.
@@ -28,20 +28,27 @@ pub trait StateView: Send + Sync + 'static {
     /// Up to `extents_max` extents of a file from `offset` on, in order.
     fn extents(&self, ino: Ino, offset: u64, extents_max: usize) -> Result<Vec<Extent>, KvError>;
 
-    /// What may become of the chunk's bytes.
-    ///
-    /// The session is looked at before the references: once a chunk is below its session's floor, or the session
-    /// has ended, the state machine refuses every op that names it, so if it has no reference *after* that, it
-    /// will never have one again. A session's id is the index of the entry that opened it.
-    fn fate(&self, id: ChunkId) -> Result<Fate, KvError> {
+    /// Up to `chunks_max` live chunks (not log payloads) after `after`, in order, with who refers to them.
+    fn chunk_uses(&self, after: Option<ChunkId>, chunks_max: usize) -> Result<Vec<ChunkUse>, KvError>;
+
+    /// Whether no op that names the chunk can come any more: it is below its session's floor, or the session has
+    /// ended (a session's id is the index of the entry that opened it). The state machine refuses such ops, and only
+    /// what refers to the chunk already can be copied.
+    fn is_settled(&self, id: ChunkId) -> Result<bool, KvError> {
         let applied = self.applied();
-        let settled = match id.payload_index() {
+        Ok(match id.payload_index() {
             Some(log_index) => log_index <= applied,
             None => match self.chunk_floor(SessionId(id.session))? {
                 Some(floor) => id.seq < floor,
                 None => id.session <= applied,
             },
-        };
+        })
+    }
+
+    /// What may become of the chunk's bytes.
+    fn fate(&self, id: ChunkId) -> Result<Fate, KvError> {
+        // In this order: a settled chunk that has no reference *after* that will never have one again.
+        let settled = self.is_settled(id)?;
         Ok(match (self.is_live(id)?, settled) {
             (true, _) => Fate::Live,
             (false, true) => Fate::Dead,
@@ -111,6 +118,10 @@ impl StateView for MetaView {
 
     fn chunks(&self, after: Option<ChunkId>, chunks_max: usize) -> Result<Vec<ChunkId>, KvError> {
         self.reader.chunks(after, chunks_max)
+    }
+
+    fn chunk_uses(&self, after: Option<ChunkId>, chunks_max: usize) -> Result<Vec<ChunkUse>, KvError> {
+        self.reader.chunk_uses(after, chunks_max)
     }
 
     fn live_payloads(&self, from: u64, items_max: usize) -> Result<Vec<LivePayload>, KvError> {

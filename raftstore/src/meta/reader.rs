@@ -28,6 +28,15 @@ pub struct LivePayload {
     pub live_bytes: u64,
 }
 
+/// A chunk and the files that refer to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkUse {
+    /// The chunk.
+    pub id: ChunkId,
+    /// Each file with the bytes of the chunk that it shows; the same bytes may count for several files.
+    pub files: Vec<(Ino, u64)>,
+}
+
 /// Reads the state: the newest, or a consistent snapshot, depending on where it was taken from. Calls are short
 /// (an engine look-up each) but may read the medium.
 #[derive(Clone)]
@@ -131,6 +140,11 @@ impl Reader {
     /// Up to `chunks_max` referenced chunks (not log payloads) after `after`, in id order, each once.
     pub fn chunks(&self, after: Option<ChunkId>, chunks_max: usize) -> Result<Vec<ChunkId>, KvError> {
         tables::chunks(self.kv.as_ref(), after, chunks_max)
+    }
+
+    /// Up to `chunks_max` referenced chunks (not log payloads) after `after`, in id order, with who refers to them.
+    pub fn chunk_uses(&self, after: Option<ChunkId>, chunks_max: usize) -> Result<Vec<ChunkUse>, KvError> {
+        tables::chunk_uses(self.kv.as_ref(), after, chunks_max)
     }
 
     /// Up to `items_max` log payloads with an index of at least `from` that files refer to, oldest first.

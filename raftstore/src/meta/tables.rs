@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::keys::{self, Counter, Table};
-use super::reader::{DirItem, LivePayload};
+use super::reader::{ChunkUse, DirItem, LivePayload};
 use super::types::*;
 use super::value;
 use crate::kv::{KvError, Pair, Read, Scan, prefix_range};
@@ -203,27 +203,55 @@ fn chunk_of(key: &[u8]) -> Result<ChunkId, KvError> {
     })
 }
 
+/// Where the references to chunks after `after` begin; session 0 names log payloads, and is left out.
+fn chunks_after(after: Option<ChunkId>) -> Bound<Vec<u8>> {
+    let first = ChunkId { session: 1, seq: 0 };
+    match after.filter(|id| *id >= first) {
+        Some(id) => Bound::Excluded(keys::chunk_ref(id, u64::MAX)),
+        None => Bound::Included(keys::chunk(first)),
+    }
+}
+
 pub(crate) fn chunks(
     kv: &dyn Read,
     after: Option<ChunkId>,
     chunks_max: usize,
 ) -> Result<Vec<ChunkId>, KvError> {
-    // Session 0 names log payloads.
-    let first = ChunkId { session: 1, seq: 0 };
-    let after = after.filter(|id| *id >= first);
-    let from = match after {
-        Some(id) => Bound::Excluded(keys::chunk_ref(id, u64::MAX)),
-        None => Bound::Included(keys::chunk(first)),
-    };
     let (_, end) = prefix_range(&keys::table(Table::ChunkRef));
     let mut found: Vec<ChunkId> = Vec::new();
-    for pair in kv.scan((from, end), false) {
+    for pair in kv.scan((chunks_after(after), end), false) {
         let id = chunk_of(&pair?.0)?;
         if found.last() != Some(&id) {
             if found.len() >= chunks_max {
                 break;
             }
             found.push(id);
+        }
+    }
+    Ok(found)
+}
+
+/// References to up to `chunks_max` chunks (not log payloads) after `after`: each chunk once, with all its files.
+pub(crate) fn chunk_uses(
+    kv: &dyn Read,
+    after: Option<ChunkId>,
+    chunks_max: usize,
+) -> Result<Vec<ChunkUse>, KvError> {
+    let (_, end) = prefix_range(&keys::table(Table::ChunkRef));
+    let mut found: Vec<ChunkUse> = Vec::new();
+    for pair in kv.scan((chunks_after(after), end), false) {
+        let (key, coded) = pair?;
+        let id = chunk_of(&key)?;
+        if found.last().is_none_or(|chunk| chunk.id != id) {
+            if found.len() >= chunks_max {
+                break;
+            }
+            found.push(ChunkUse { id, files: Vec::new() });
+        }
+        let ino = number("a chunk reference", &key, 17)?;
+        let live_bytes = value::decode("a chunk reference", &coded)?;
+        if let Some(chunk) = found.last_mut() {
+            chunk.files.push((ino, live_bytes));
         }
     }
     Ok(found)

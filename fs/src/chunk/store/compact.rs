@@ -9,6 +9,11 @@ use super::error::{ReadError, StoreError};
 use super::writer::Purpose;
 use super::{ChunkStore, Location};
 
+/// Room for fewer packs than this makes compaction less choosy.
+const SPARE_PACKS: u64 = 4;
+/// How much of a pack may be in use for it to be compacted then.
+const FULL_LIVE_PERCENT_MAX: u32 = 90;
+
 /// What [`ChunkStore::compact_step`] did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CompactStep {
@@ -30,10 +35,7 @@ impl ChunkStore {
     pub async fn compact_step(self: &Arc<Self>, bytes_max: u64) -> Result<CompactStep, StoreError> {
         let mut stuck = self.compacting.lock().await;
         let mut step = CompactStep::default();
-        let sparse = self
-            .shared
-            .index()
-            .sparse_packs(self.shared.options.compact_live_percent_max);
+        let sparse = self.shared.index().sparse_packs(self.live_percent_max());
         stuck.retain(|number, _| sparse.iter().any(|(sparse, _)| sparse == number));
         let candidate = sparse
             .iter()
@@ -59,6 +61,18 @@ impl ChunkStore {
             stuck.insert(*number, self.shared.index().pack_mut(*number).live_blocks);
         }
         Ok(step)
+    }
+
+    /// How much of a pack may be in use for it to be compacted: more when the medium is nearly full.
+    fn live_percent_max(&self) -> u32 {
+        let options = &self.shared.options;
+        let wanted = options.reserve_bytes + SPARE_PACKS * options.pack_bytes;
+        match self.shared.files.available_bytes() {
+            Ok(available) if available < wanted => {
+                options.compact_live_percent_max.max(FULL_LIVE_PERCENT_MAX)
+            }
+            _ => options.compact_live_percent_max,
+        }
     }
 
     async fn move_chunk(self: &Arc<Self>, id: ChunkId, location: Location) -> Result<(), MoveError> {

@@ -50,6 +50,8 @@ impl Location {
 pub struct Pack {
     /// Length of the file in blocks.
     pub blocks: u32,
+    /// Blocks of records that were written to it.
+    pub record_blocks: u32,
     /// Blocks of records that the index points to.
     pub live_blocks: u32,
     /// Nothing more will be appended.
@@ -168,11 +170,12 @@ impl Index {
         numbers
     }
 
-    /// Sealed packs of which at most `live_percent_max` is in use, emptiest first.
+    /// Sealed packs with at most `live_percent_max` of their records in use, emptiest first. What was copied into a
+    /// fresh pack is all in use, so compaction comes to an end for any value below 100.
     #[must_use]
     pub fn sparse_packs(&self, live_percent_max: u32) -> Vec<(u32, Pack)> {
-        let share = |pack: &Pack| u64::from(pack.live_blocks) * 100 / u64::from(pack.blocks.max(1));
-        let sparse = |pack: &Pack| pack.sealed && share(pack) <= u64::from(live_percent_max);
+        let share = |pack: &Pack| u64::from(pack.live_blocks) * 100 / u64::from(pack.record_blocks.max(1));
+        let sparse = |pack: &Pack| pack.sealed && share(pack) <= u64::from(live_percent_max.min(99));
         let mut found: Vec<_> = self
             .packs
             .iter()

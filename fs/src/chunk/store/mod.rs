@@ -58,7 +58,7 @@ impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             pack_bytes: 64 << 20,
-            pending_bytes_max: 16 << 20,
+            pending_bytes_max: 8 << 20,
             reserve_bytes: 64 << 20,
             compact_live_percent_max: 50,
         }
@@ -290,6 +290,12 @@ impl ChunkStore {
     #[must_use]
     pub fn contains(&self, id: ChunkId) -> bool {
         self.shared.index().get(id).is_some()
+    }
+
+    /// Length of a chunk that is here, damaged or not.
+    #[must_use]
+    pub fn len_of(&self, id: ChunkId) -> Option<u32> {
+        self.shared.index().get(id).map(Location::len)
     }
 
     /// Up to `chunks_max` chunks after `after`, in order, with their lengths in bytes.

@@ -97,8 +97,14 @@ pub(super) fn recover(
                 .index
                 .insert(entry.id, Location::new(pack, entry.block, entry.len));
         }
+        let records_end = scan
+            .entries
+            .iter()
+            .map(|entry| entry.block + record_blocks(entry.len))
+            .max();
         let info = recovered.index.pack_mut(pack);
         info.sealed = true;
+        info.record_blocks = records_end.unwrap_or(1) - 1;
         info.blocks = blocks_of(file.as_ref()).map_err(io)?;
         if newest == Some(pack) {
             if !scan.sealed {

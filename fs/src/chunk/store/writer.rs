@@ -117,6 +117,15 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     active: Option<Active>,
     next_pack: u32,
+    /// Sealed by the batch that is being written.
+    sealed: Vec<Sealed>,
+}
+
+/// A pack that has got its directory.
+struct Sealed {
+    pack: u32,
+    blocks: u32,
+    record_blocks: u32,
 }
 
 impl Writer {
@@ -125,6 +134,7 @@ impl Writer {
             shared,
             active,
             next_pack,
+            sealed: Vec::new(),
         }
     }
 
@@ -324,10 +334,11 @@ impl Writer {
             Err(error) => return Err(AppendError::Broken(error)),
         }
         active.file.sync_data().map_err(AppendError::Broken)?;
-        let mut index = self.shared.index();
-        let pack = index.pack_mut(active.pack);
-        pack.blocks = blocks;
-        pack.sealed = true;
+        self.sealed.push(Sealed {
+            pack: active.pack,
+            blocks,
+            record_blocks: active.end - 1,
+        });
         Ok(())
     }
 
@@ -341,7 +352,7 @@ impl Writer {
     }
 
     /// Lets readers see a durable batch.
-    fn publish(&self, written: Vec<(ChunkId, Location, Purpose)>) {
+    fn publish(&mut self, written: Vec<(ChunkId, Location, Purpose)>) {
         let mut index = self.shared.index();
         for (id, location, purpose) in written {
             let wanted = match purpose {
@@ -352,8 +363,17 @@ impl Writer {
                 index.insert(id, location);
             }
         }
+        // Not before its last chunks are in the index: a sealed pack without any is removed.
+        for sealed in self.sealed.drain(..) {
+            let pack = index.pack_mut(sealed.pack);
+            pack.blocks = sealed.blocks;
+            pack.record_blocks = sealed.record_blocks;
+            pack.sealed = true;
+        }
         if let Some(active) = &self.active {
-            index.pack_mut(active.pack).blocks = active.end;
+            let pack = index.pack_mut(active.pack);
+            pack.blocks = active.end;
+            pack.record_blocks = active.end - 1;
         }
         let dead = index.take_dead_packs();
         drop(index);

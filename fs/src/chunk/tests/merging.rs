@@ -205,3 +205,95 @@ async fn a_payload_that_is_lost_is_told_and_does_not_stop_the_rest() {
     assert_eq!((progress.lost, progress.oldest), (vec![], None));
     assert_eq!(cluster.read_file(2, a).await.expect("read"), bytes(1, 1000));
 }
+
+#[tokio::test]
+async fn sparse_chunks_are_emptied() {
+    let cluster = Cluster::new(3);
+    let (a, b) = (cluster.create(1, "a"), cluster.create(1, "b"));
+    let mut content = Vec::new();
+    for n in 0..8 {
+        let data = bytes(n, 400_000);
+        cluster.write(1, a, n * 400_000, &data).await.expect("write");
+        content.extend_from_slice(&data);
+    }
+    // A clone keeps a little of one chunk.
+    let copy = Op::CopyRange {
+        source: a,
+        source_offset: 1_200_010,
+        target: b,
+        target_offset: 0,
+        len: 1000,
+    };
+    assert!(cluster.propose(1, copy, Bytes::new()).1.is_ok());
+    let of_b = content[1_200_010..1_201_010].to_vec();
+    // Of chunks 0 to 5 only the first tenth stays, chunks 6 and 7 stay whole.
+    for n in 0..6 {
+        let data = bytes(100 + n, 360_000);
+        cluster
+            .write(1, a, n * 400_000 + 40_000, &data)
+            .await
+            .expect("write");
+        content[n as usize * 400_000 + 40_000..][..360_000].copy_from_slice(&data);
+    }
+    let guard = cluster
+        .node(1)
+        .plane
+        .write(&cluster.node(1).namer, bytes(1, 100))
+        .await
+        .expect("write");
+    let on_its_way = cluster
+        .write(1, a, 4_000_000, &bytes(7, 200_000))
+        .await
+        .expect("write");
+    let change = AttrChange {
+        size: Some(4_001_000),
+        ..AttrChange::default()
+    };
+    assert!(
+        cluster
+            .propose(1, Op::SetAttr { ino: a, change }, Bytes::new())
+            .1
+            .is_ok()
+    );
+    content.resize(4_000_000, 0);
+    content.extend_from_slice(&bytes(7, 200_000)[..1000]);
+    eventually("node 1 has all", || cluster.node(1).chunks().len() == 16).await;
+
+    let merger = cluster.merger(1);
+    let (progress, next) = merger.empty_sparse(None).await.expect("empty");
+    assert_eq!((progress.files, progress.merged_bytes), (2, 6 * 40_000 + 1000));
+    assert!(
+        cluster.sources(1, a).contains(&on_its_way),
+        "ops that name it may still come"
+    );
+    for node in 1..=3 {
+        assert!(
+            cluster.read_file(node, a).await.expect("read") == content,
+            "node {node}"
+        );
+        assert_eq!(cluster.read_file(node, b).await.expect("read"), of_b);
+    }
+    // The next page holds only what has just been merged.
+    let (progress, next) = merger.empty_sparse(next).await.expect("next page");
+    assert_eq!(progress.merged_bytes, 0);
+    assert_eq!(merger.empty_sparse(next).await.expect("end").1, None);
+    drop(guard);
+    cluster.create(1, "next");
+    let (progress, _) = merger.empty_sparse(None).await.expect("again");
+    assert_eq!(progress.merged_bytes, 1000, "only what was on its way");
+    cluster.create(1, "last");
+    cluster.node(1).reclaim().await;
+    let live: u64 = cluster
+        .node(1)
+        .plane
+        .store()
+        .chunks(None, 99)
+        .iter()
+        .map(|(_, len)| u64::from(*len))
+        .sum();
+    assert!(
+        live < content.len() as u64 + 10_000,
+        "{live} bytes for {}",
+        content.len()
+    );
+}

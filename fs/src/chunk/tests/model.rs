@@ -64,7 +64,7 @@ impl Run {
     async fn step(&mut self, what: &str) {
         let node = self.worker();
         let seed = self.rng.random();
-        match self.rng.random_range(0..22) {
+        match self.rng.random_range(0..23) {
             0..2 => {
                 self.model.names += 1;
                 let name = format!("f{}", self.model.names);
@@ -160,6 +160,10 @@ impl Run {
                     .copied_bytes
                     > 0
                 {}
+            }
+            21 => {
+                let merger = self.cluster.merger(node);
+                merger.empty_sparse(None).await.expect(what);
             }
             _ => {
                 let Some((name, ino)) = self.model.pick(&mut self.rng) else {

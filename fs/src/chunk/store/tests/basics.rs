@@ -117,3 +117,81 @@ async fn the_index_of_100_000_chunks_is_small() {
     let per_chunk = (size_of::<ChunkId>() + size_of::<Location>()) * 2;
     assert!(per_chunk * 100_000 < 6 << 20);
 }
+
+#[tokio::test]
+async fn compaction_comes_to_an_end_on_a_nearly_full_medium() {
+    let disk = SimDisk::new();
+    let store = open(&disk).expect("open");
+    for seq in 0..60 {
+        store.put(id(seq), body(seq, 7000)).await.expect("put");
+    }
+    for seq in (0..60).filter(|seq| seq % 5 == 0) {
+        store.remove(id(seq));
+    }
+    let roomy = store.compact_step(1 << 20).await.expect("step");
+    assert_eq!(roomy.copied_bytes, 0, "most of each pack is in use");
+    let stats = store.stats();
+    disk.set_capacity_bytes(stats.live_bytes + stats.dead_bytes + (150 << 10));
+    let mut steps = 0;
+    while store.compact_step(1 << 20).await.expect("step").copied_bytes > 0 {
+        steps += 1;
+        assert!(steps < 40, "it goes on for ever");
+    }
+    assert!(steps > 2);
+    for seq in (0..60).filter(|seq| seq % 5 != 0) {
+        assert_eq!(store.read(id(seq), 0, 0), Ok(body(seq, 7000)));
+    }
+}
+
+#[tokio::test]
+async fn a_pack_that_a_batch_has_just_sealed_is_not_taken_for_dead() {
+    let disk = SimDisk::new();
+    let store = open(&disk).expect("open");
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    // Every removal looks for dead packs.
+    let remover = {
+        let (store, stop) = (Arc::clone(&store), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                store.remove(id(u64::MAX));
+            }
+        })
+    };
+    for round in 0..20 {
+        let puts = (0..24)
+            .map(|n| round * 24 + n)
+            .map(|seq| store.put(id(seq), body(seq, 9000)));
+        for put in futures::future::join_all(puts).await {
+            put.expect("put");
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    remover.join().expect("remover");
+    for seq in 0..480 {
+        assert_eq!(store.read(id(seq), 0, 0), Ok(body(seq, 9000)), "chunk {seq}");
+    }
+}
+
+#[tokio::test]
+async fn it_works_on_a_real_disk() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let open = || {
+        let disk = Arc::new(raftstore::disk::RealDisk);
+        ChunkStore::open(disk, &dir.path().join("chunks"), IDENTITY, options())
+            .map(Arc::new)
+            .expect("open")
+    };
+    let store = open();
+    for seq in 0..40 {
+        store.put(id(seq), body(seq, 7000)).await.expect("put");
+    }
+    for seq in (0..40).filter(|seq| seq % 4 != 0) {
+        store.remove(id(seq));
+    }
+    while store.compact_step(1 << 20).await.expect("step").copied_bytes > 0 {}
+    drop(store);
+    let store = open();
+    for seq in (0..40).step_by(4) {
+        assert_eq!(store.read(id(seq), 0, 0), Ok(body(seq, 7000)));
+    }
+}
