@@ -19,4 +19,8 @@ impl PayloadSource for JournalPayloads {
             Ok(payload) => Ok(payload.filter(|payload| !payload.is_empty())),
         }
     }
+
+    fn has_payload(&self, log_index: u64) -> Result<bool, PayloadError> {
+        Ok(self.0.has_payload(log_index))
+    }
 }

@@ -564,15 +564,11 @@ fn work(
     );
     let (duties, journal) = (Arc::clone(&shared.duties), Arc::clone(&shared.journal));
     tasks.spawn(async move {
-        let target = || {
-            if duties.is_ready() && duties.leads() {
-                cut(&journal.stats(), &limits)
-            } else {
-                None
-            }
-        };
+        let leads = || duties.is_ready() && duties.leads();
+        let target = || if leads() { cut(&journal.stats(), &limits) } else { None };
         // What is to be purged must not hold payload: one further than the last entry that goes.
-        merger.run(|| target().map(|last| last + 1)).await;
+        let payloads = merger.run(|| target().map(|last| last + 1));
+        tokio::join!(payloads, merger.run_sparse(leads));
     });
 
     let watch = Arc::new(MemberWatch(Notify::new()));

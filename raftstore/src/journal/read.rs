@@ -107,6 +107,12 @@ impl Journal {
         count_damage(&self.shared, &result);
         result.map(Some)
     }
+
+    /// Whether [`Journal::payload`] would look for the entry's bytes. Reads nothing from the medium.
+    #[must_use]
+    pub fn has_payload(&self, index: u64) -> bool {
+        self.shared.lock().log.payload_slot(index).is_some()
+    }
 }
 
 impl Core {
