@@ -54,8 +54,15 @@ impl Vfs {
         } else {
             self.lock_at_once(&request).await
         };
-        if outcome.is_err() && is_new {
-            self.locks.forget(holder);
+        match &outcome {
+            // Again: what the owner gave up meanwhile may have made the table forget it.
+            Ok(()) => {
+                self.locks.remember(holder, request.handle);
+            }
+            Err(_) if is_new => {
+                self.locks.forget(holder);
+            }
+            Err(_) => {}
         }
         outcome
     }

@@ -1,0 +1,263 @@
+//! Locks across nodes.
+
+use std::time::Duration;
+
+use raftstore::meta::{LockKind, Op};
+
+use super::super::{LockRange, LockRequest};
+use super::*;
+
+fn request(ino: Ino, token: u64, kind: LockKind, start: u64, end: u64) -> LockRequest {
+    LockRequest {
+        ino,
+        handle: token,
+        token,
+        kind,
+        pid: 1,
+        exclusive: true,
+        range: LockRange { start, end },
+    }
+}
+
+fn posix(ino: Ino, token: u64) -> LockRequest {
+    request(ino, token, LockKind::Posix, 0, u64::MAX)
+}
+
+fn flock(ino: Ino, token: u64) -> LockRequest {
+    request(ino, token, LockKind::Flock, 0, u64::MAX)
+}
+
+/// Starts waiting for a lock and sees to it that it does wait.
+async fn waiting(vfs: &Arc<Vfs>, request: LockRequest) -> tokio::task::JoinHandle<Result<(), FsError>> {
+    let vfs = vfs.clone();
+    let task = tokio::spawn(async move { vfs.lock(request, true).await });
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!task.is_finished());
+    task
+}
+
+async fn soon<T>(task: tokio::task::JoinHandle<T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), task)
+        .await
+        .expect("it was not woken")
+        .unwrap()
+}
+
+#[tokio::test]
+async fn conflicting_locks_exclude_each_other_across_nodes() {
+    let (_cluster, one, other) = two_nodes();
+    let ino = file(&one, "f").await;
+    one.lock(posix(ino, 1), false).await.unwrap();
+    refused(other.lock(posix(ino, 1), false).await, libc::EAGAIN);
+    let found = other.get_lock(&posix(ino, 1)).await.unwrap().unwrap();
+    assert_eq!((found.start, found.end, found.exclusive), (0, u64::MAX, true));
+    assert_eq!(one.get_lock(&posix(ino, 1)).await.unwrap(), None);
+    // flock and fcntl do not know of each other.
+    other.lock(flock(ino, 1), false).await.unwrap();
+    one.unlock(&posix(ino, 1)).await.unwrap();
+    other.lock(posix(ino, 1), false).await.unwrap();
+}
+
+#[tokio::test]
+async fn shared_locks_and_disjoint_ranges_go_together() {
+    let (_cluster, one, other) = two_nodes();
+    let ino = file(&one, "f").await;
+    let range = |token, start, end| request(ino, token, LockKind::Posix, start, end);
+    one.lock(range(1, 0, 9), false).await.unwrap();
+    other.lock(range(2, 10, 19), false).await.unwrap();
+    refused(other.lock(range(2, 5, 15), false).await, libc::EAGAIN);
+    let shared = |token| LockRequest {
+        exclusive: false,
+        ..range(token, 100, 200)
+    };
+    one.lock(shared(1), false).await.unwrap();
+    other.lock(shared(2), false).await.unwrap();
+    refused(one.lock(range(1, 150, 150), false).await, libc::EAGAIN);
+}
+
+#[tokio::test]
+async fn a_waiter_gets_the_lock_when_the_other_node_gives_it_up() {
+    let (_cluster, one, other) = two_nodes();
+    let ino = file(&one, "f").await;
+    for lock in [posix, flock] {
+        one.lock(lock(ino, 1), false).await.unwrap();
+        let task = waiting(&other, lock(ino, 2)).await;
+        one.unlock(&lock(ino, 1)).await.unwrap();
+        soon(task).await.unwrap();
+        refused(one.lock(lock(ino, 1), false).await, libc::EAGAIN);
+        other.unlock(&lock(ino, 2)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn closing_gives_up_what_belongs_to_the_process_or_the_open_file() {
+    let (_cluster, one, other) = two_nodes();
+    let ino = file(&one, "f").await;
+    let handle = one.open(ino, READ_WRITE).await.unwrap().handle;
+    // A process's lock goes when it closes any of its descriptors.
+    one.lock(
+        LockRequest {
+            handle,
+            ..posix(ino, 77)
+        },
+        false,
+    )
+    .await
+    .unwrap();
+    one.unlock_process(ino, 78).await.unwrap();
+    refused(other.lock(posix(ino, 1), false).await, libc::EAGAIN);
+    one.unlock_process(ino, 77).await.unwrap();
+    other.lock(posix(ino, 1), false).await.unwrap();
+    other.unlock(&posix(ino, 1)).await.unwrap();
+    // flock and open-file-description locks go with the last descriptor.
+    one.lock(
+        LockRequest {
+            handle,
+            ..flock(ino, 79)
+        },
+        false,
+    )
+    .await
+    .unwrap();
+    one.lock(
+        LockRequest {
+            handle,
+            ..posix(ino, 80)
+        },
+        false,
+    )
+    .await
+    .unwrap();
+    let task = waiting(&other, flock(ino, 1)).await;
+    one.release(ino, handle).await.unwrap();
+    soon(task).await.unwrap();
+    other.lock(posix(ino, 1), false).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_stops_waiting_never_gets_the_lock() {
+    let (cluster, one, other) = two_nodes();
+    let ino = file(&one, "f").await;
+    one.lock(posix(ino, 1), false).await.unwrap();
+    let task = waiting(&other, posix(ino, 2)).await;
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
+    one.unlock(&posix(ino, 1)).await.unwrap();
+    assert!(cluster.reader().locks(ino).unwrap().is_empty());
+    one.lock(posix(ino, 3), false).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_granted_after_its_caller_has_gone_is_given_back() {
+    let (cluster, one, _) = two_nodes();
+    let ino = file(&one, "f").await;
+    cluster.set_quorum(false);
+    let task = waiting(&one, posix(ino, 1)).await;
+    task.abort();
+    assert!(task.await.unwrap_err().is_cancelled());
+    cluster.set_quorum(true);
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(cluster.reader().locks(ino).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn two_who_wait_for_each_other_are_told() {
+    let (_cluster, one, _) = two_nodes();
+    let ino = file(&one, "f").await;
+    let range = |token, start| request(ino, token, LockKind::Posix, start, start);
+    one.lock(range(1, 0), false).await.unwrap();
+    one.lock(range(2, 1), false).await.unwrap();
+    let task = waiting(&one, range(1, 1)).await;
+    refused(one.lock(range(2, 0), true).await, libc::EDEADLK);
+    one.unlock(&range(2, 1)).await.unwrap();
+    soon(task).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_locks_of_a_dead_node_are_free() {
+    let (cluster, one, other) = two_nodes();
+    let ino = file(&one, "f").await;
+    one.lock(posix(ino, 1), false).await.unwrap();
+    one.lock(flock(ino, 1), false).await.unwrap();
+    let posix_waiter = waiting(&other, posix(ino, 1)).await;
+    let flock_waiter = waiting(&other, flock(ino, 1)).await;
+    let session = cluster.reader().locks(ino).unwrap()[0].owner.session;
+    cluster.system(Op::ExpireSession { session }).unwrap();
+    soon(posix_waiter).await.unwrap();
+    soon(flock_waiter).await.unwrap();
+}
+
+#[tokio::test]
+async fn two_shared_flocks_that_both_want_more_do_not_block_for_ever() {
+    let (_cluster, one, other) = two_nodes();
+    let ino = file(&one, "f").await;
+    let shared = |token| LockRequest {
+        exclusive: false,
+        ..flock(ino, token)
+    };
+    one.lock(shared(1), false).await.unwrap();
+    other.lock(shared(2), false).await.unwrap();
+    let upgrade = |vfs: &Arc<Vfs>, token| {
+        let vfs = vfs.clone();
+        tokio::spawn(async move {
+            vfs.lock(flock(ino, token), true).await?;
+            vfs.unlock(&flock(ino, token)).await
+        })
+    };
+    let (a, b) = (upgrade(&one, 1), upgrade(&other, 2));
+    soon(a).await.unwrap();
+    soon(b).await.unwrap();
+}
+
+/// Many owners on two nodes count in turn; the lock is all that protects the counter. Nobody starves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_lost_and_nobody_starves_under_contention() {
+    const OWNERS: u64 = 8;
+    const TURNS: u64 = 25;
+    let (_cluster, one, other) = two_nodes();
+    let ino = file(&one, "counter").await;
+    write(&one, ino, 0, &0_u64.to_be_bytes()).await;
+    let mut tasks = Vec::new();
+    for token in 1..=OWNERS {
+        let vfs = if token % 2 == 0 {
+            one.clone()
+        } else {
+            other.clone()
+        };
+        tasks.push(tokio::spawn(async move {
+            for _ in 0..TURNS {
+                vfs.lock(posix(ino, token), true).await.unwrap();
+                let bytes = vfs.read(ino, 0, 8).await.unwrap();
+                let count = u64::from_be_bytes(bytes[..].try_into().unwrap());
+                tokio::task::yield_now().await;
+                let request = at(ino, 0, &(count + 1).to_be_bytes());
+                vfs.write(request).await.unwrap();
+                vfs.unlock(&posix(ino, token)).await.unwrap();
+            }
+        }));
+    }
+    for task in tasks {
+        soon(task).await;
+    }
+    let bytes = read_all(&one, ino).await;
+    assert_eq!(bytes[..], (OWNERS * TURNS).to_be_bytes());
+}
+
+#[tokio::test]
+async fn closing_a_file_without_locks_proposes_nothing() {
+    let (cluster, one, _) = two_nodes();
+    let ino = file(&one, "f").await;
+    let handle = one.open(ino, READ_WRITE).await.unwrap().handle;
+    cluster.set_quorum(false);
+    let close = async {
+        one.unlock_process(ino, 5).await.unwrap();
+        one.release(ino, handle).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(20), close)
+        .await
+        .expect("it asked the cluster");
+}
