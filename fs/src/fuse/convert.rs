@@ -141,13 +141,18 @@ pub(super) fn open_flags(flags: i32, kill_suid_sgid: bool) -> OpenFlags {
     }
 }
 
-/// How the kernel is to treat an open file. Its cache may stay: it asks for attributes before it uses it.
-pub(super) fn fopen_flags(flags: i32) -> FopenFlags {
-    if flags & libc::O_APPEND != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY {
+/// How the kernel is to treat an open file.
+///
+/// With `direct`, reads and writes pass its cache by: each must ask the cluster anyway, the kernel's idea of the
+/// file's size is not to be trusted, and one request does where the cache would need two. Mappings still use the
+/// cache. Kernels before 6.6 cannot map such a file shared; there the cache stays, and is checked by mtime.
+pub(super) fn fopen_flags(flags: i32, direct: bool) -> FopenFlags {
+    let appends = flags & libc::O_APPEND != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY;
+    if direct || flags & libc::O_DIRECT != 0 {
+        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+    } else if appends {
         // The kernel takes the end of the file from its cache; the bytes must not be put there.
         FopenFlags::FOPEN_DIRECT_IO
-    } else if flags & libc::O_DIRECT != 0 {
-        FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
     } else {
         FopenFlags::FOPEN_KEEP_CACHE
     }

@@ -57,6 +57,8 @@ const CAPABILITIES: [InitFlags; 15] = [
 pub(super) struct BrambleFilesystem {
     vfs: Arc<Vfs>,
     tasks: Tasks,
+    /// Whether files are read and written past the kernel's cache.
+    direct: bool,
 }
 
 impl BrambleFilesystem {
@@ -64,6 +66,7 @@ impl BrambleFilesystem {
         Self {
             vfs,
             tasks: Tasks::new(runtime),
+            direct: false,
         }
     }
 
@@ -90,14 +93,12 @@ impl BrambleFilesystem {
         F: Future<Output = Result<Inode, FsError>> + Send + 'static,
     {
         let work = settled(self.vfs.clone(), work(self.vfs.clone()));
-        let vfs = self.vfs.clone();
         self.tasks.serve(
             req.unique().0,
             Patience::Some,
             reply,
             work,
             move |reply, inode| {
-                vfs.invalidations().looked_up(inode.ino);
                 reply.entry(&TTL, &convert::attributes(&inode), GENERATION);
             },
         );
@@ -165,7 +166,14 @@ impl Filesystem for BrambleFilesystem {
         }
         let _ = config.set_max_write(WRITE_BYTES_MAX);
         let _ = config.set_max_background(BACKGROUND_MAX);
-        self.vfs.invalidations().attach();
+        self.direct = config
+            .capabilities()
+            .contains(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP);
+        if self.direct {
+            self.vfs.invalidations().attach();
+        } else {
+            tracing::warn!("this kernel is older than 6.6: mapped files may show other nodes' writes late");
+        }
         Ok(())
     }
 
@@ -180,10 +188,6 @@ impl Filesystem for BrambleFilesystem {
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = owned(name);
         self.serve_entry(req, reply, |vfs| async move { vfs.lookup(parent.0, &name).await });
-    }
-
-    fn forget(&self, _req: &Request, ino: INodeNo, count: u64) {
-        self.vfs.invalidations().forgot(ino.0, count);
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -315,11 +319,12 @@ impl Filesystem for BrambleFilesystem {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, kill_suid_sgid: bool, reply: ReplyOpen) {
         let how = convert::open_flags(flags.0, kill_suid_sgid);
+        let how_to_treat = convert::fopen_flags(flags.0, self.direct);
         self.serve(
             req,
             reply,
             |vfs| settled(vfs.clone(), async move { vfs.open(ino.0, how).await }),
-            move |reply, file| reply.opened(FileHandle(file.handle), convert::fopen_flags(flags.0)),
+            move |reply, file| reply.opened(FileHandle(file.handle), how_to_treat),
         );
     }
 
@@ -337,19 +342,18 @@ impl Filesystem for BrambleFilesystem {
         let name = owned(name);
         let new = new_inode(req, FileKind::Regular, mode, umask);
         let how = convert::open_flags(flags, kill_suid_sgid);
-        let vfs = self.vfs.clone();
+        let how_to_treat = convert::fopen_flags(flags, self.direct);
         self.serve(
             req,
             reply,
             |vfs| async move { vfs.create(parent.0, &name, new, how).await },
             move |reply, file| {
-                vfs.invalidations().looked_up(file.inode.ino);
                 reply.created(
                     &TTL,
                     &convert::attributes(&file.inode),
                     GENERATION,
                     FileHandle(file.handle),
-                    convert::fopen_flags(flags),
+                    how_to_treat,
                 );
             },
         );
@@ -363,10 +367,14 @@ impl Filesystem for BrambleFilesystem {
         offset: u64,
         size: u32,
         _flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        reader: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let room = self.tasks.read_room();
+        // A read(2) has an owner; the page cache, for a mapping, has none.
+        if reader.is_none() {
+            self.vfs.invalidations().cached(ino.0);
+        }
         self.serve(
             req,
             reply,
@@ -480,7 +488,6 @@ impl Filesystem for BrambleFilesystem {
         cookie: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        let vfs = self.vfs.clone();
         self.serve(
             req,
             reply,
@@ -489,15 +496,12 @@ impl Filesystem for BrambleFilesystem {
                     vfs.read_dir_plus(ino.0, cookie, DIR_ENTRIES_MAX).await
                 })
             },
-            move |mut reply, entries| {
+            |mut reply, entries| {
                 for (entry, inode) in entries {
                     let name = OsStr::from_bytes(&entry.name);
                     let attr = convert::attributes(&inode);
                     if reply.add(INodeNo(entry.ino), entry.cookie, name, &TTL, &attr, GENERATION) {
                         break;
-                    }
-                    if entry.name != "." && entry.name != ".." {
-                        vfs.invalidations().looked_up(entry.ino);
                     }
                 }
                 reply.ok();

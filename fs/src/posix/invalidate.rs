@@ -1,11 +1,17 @@
 //! What the kernel's page cache must forget because another node changed it.
 //!
+//! Files are read and written past the page cache; only mappings fill it. So an inode gets in here when the kernel
+//! asks for a page of it, and is due for one invalidation when another node changes its data.
+//!
 //! The observer of the state machine pushes, one thread of the FUSE glue takes and notifies the kernel. An
 //! invalidation waits for locked pages, and those for reads and writes that are on their way: so neither the thread
 //! that applies nor a request's own task may ever wait in the kernel, and reads and writes never wait for
 //! [`Invalidations::settled`].
+//!
+//! An invalidation has a price: the kernel throws away the attributes in answers that are on their way at that
+//! moment. Therefore nothing is invalidated that need not be.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,33 +35,31 @@ pub struct Invalidation {
 struct Inner {
     /// Nobody listens before the kernel is attached, nor after it is detached.
     attached: bool,
-    /// Inodes that the kernel knows, and how many references it has.
-    known: HashMap<Ino, u64>,
+    /// Inodes that the page cache may hold pages of.
+    cached: HashSet<Ino>,
+    /// Inodes to be invalidated.
     pending: HashSet<Ino>,
-    all: bool,
     /// Counts pushes.
     serial: u64,
 }
 
-/// A bounded queue of invalidations, and the table of inodes that the kernel knows.
+/// The inodes whose pages the kernel has, and a queue of those that it must forget. Both are bounded.
 pub struct Invalidations {
     inner: Mutex<Inner>,
     wake: Condvar,
     delivered: watch::Sender<u64>,
-    pending_max: usize,
-    known_max: usize,
+    cached_max: usize,
 }
 
 impl Invalidations {
-    /// At most `pending_max` inodes queued one by one, and `known_max` remembered.
+    /// At most `cached_max` inodes are remembered; before there are more, all are invalidated.
     #[must_use]
-    pub fn new(pending_max: usize, known_max: usize) -> Self {
+    pub fn new(cached_max: usize) -> Self {
         Self {
             inner: Mutex::default(),
             wake: Condvar::new(),
             delivered: watch::Sender::new(0),
-            pending_max,
-            known_max,
+            cached_max,
         }
     }
 
@@ -75,76 +79,52 @@ impl Invalidations {
         self.wake.notify_all();
     }
 
-    /// The kernel was told of this inode once more.
-    pub fn looked_up(&self, ino: Ino) {
+    /// The kernel is about to be given a page of this inode. To be called before the page's bytes are looked up.
+    pub fn cached(&self, ino: Ino) {
         let mut inner = self.lock();
-        if let Some(count) = inner.known.get_mut(&ino) {
-            *count += 1;
-        } else if inner.attached && inner.known.len() < self.known_max {
-            // Beyond the limit the kernel still notices changes by mtime whenever it asks for attributes.
-            inner.known.insert(ino, 1);
-        }
-    }
-
-    /// The kernel dropped `count` references to this inode.
-    pub fn forgot(&self, ino: Ino, count: u64) {
-        let mut inner = self.lock();
-        if let Some(known) = inner.known.get_mut(&ino) {
-            *known = known.saturating_sub(count);
-            if *known == 0 {
-                inner.known.remove(&ino);
-            }
-        }
-    }
-
-    /// Queues an inode if the kernel knows it. Does not block.
-    pub fn push(&self, ino: Ino) {
-        let mut inner = self.lock();
-        if !inner.attached || !inner.known.contains_key(&ino) {
+        if !inner.attached {
             return;
         }
-        if inner.pending.len() >= self.pending_max {
-            inner.pending = HashSet::new();
-            inner.all = true;
+        if inner.cached.len() >= self.cached_max && !inner.cached.contains(&ino) {
+            self.queue_all(&mut inner);
         }
-        if !inner.all {
-            inner.pending.insert(ino);
-        }
-        inner.serial += 1;
-        self.wake.notify_all();
+        inner.cached.insert(ino);
     }
 
-    /// Queues everything that the kernel knows. Does not block.
-    pub fn push_all(&self) {
+    /// Queues an inode if the kernel has pages of it. Does not block.
+    pub fn push(&self, ino: Ino) {
         let mut inner = self.lock();
-        if inner.attached {
-            inner.all = true;
+        if inner.cached.remove(&ino) {
+            inner.pending.insert(ino);
             inner.serial += 1;
             self.wake.notify_all();
         }
+    }
+
+    /// Queues everything that the kernel has pages of. Does not block.
+    pub fn push_all(&self) {
+        self.queue_all(&mut self.lock());
+    }
+
+    fn queue_all(&self, inner: &mut Inner) {
+        let cached = std::mem::take(&mut inner.cached);
+        inner.pending.extend(cached);
+        inner.serial += 1;
+        self.wake.notify_all();
     }
 
     /// Blocks until there is something to invalidate; `None` once detached.
     #[must_use]
     pub fn next(&self) -> Option<Invalidation> {
         let mut inner = self.lock();
-        loop {
-            if !inner.attached {
-                return None;
-            }
-            if inner.all || !inner.pending.is_empty() {
-                break;
-            }
+        while inner.attached && inner.pending.is_empty() {
             inner = self.wake.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
-        let pending = std::mem::take(&mut inner.pending);
-        let inodes = if std::mem::take(&mut inner.all) {
-            inner.known.keys().copied().collect()
-        } else {
-            pending.into_iter().collect()
-        };
+        if !inner.attached {
+            return None;
+        }
         Some(Invalidation {
-            inodes,
+            inodes: std::mem::take(&mut inner.pending).into_iter().collect(),
             serial: inner.serial,
         })
     }
@@ -161,9 +141,6 @@ impl Invalidations {
     /// Waits until everything queued so far has been delivered.
     pub async fn settled(&self) {
         let serial = self.lock().serial;
-        if *self.delivered.borrow() >= serial {
-            return;
-        }
         let mut delivered = self.delivered.subscribe();
         let wait = delivered.wait_for(|delivered| *delivered >= serial);
         if tokio::time::timeout(SETTLE_MAX, wait).await.is_err() {
@@ -173,5 +150,62 @@ impl Invalidations {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_cached_is_invalidated_and_only_once() {
+        let queue = Invalidations::new(10);
+        queue.attach();
+        queue.push(1);
+        queue.cached(2);
+        queue.push(2);
+        queue.push(2);
+        let next = queue.next().unwrap();
+        assert_eq!(next.inodes, [2]);
+        queue.cached(2);
+        queue.cached(3);
+        queue.push_all();
+        let mut inodes = queue.next().unwrap().inodes;
+        inodes.sort_unstable();
+        assert_eq!(inodes, [2, 3]);
+        queue.detach();
+        assert_eq!(queue.next(), None);
+    }
+
+    #[test]
+    fn memory_stays_bounded() {
+        let queue = Invalidations::new(3);
+        queue.attach();
+        for ino in 1..=4 {
+            queue.cached(ino);
+        }
+        let mut inodes = queue.next().unwrap().inodes;
+        inodes.sort_unstable();
+        assert_eq!(inodes, [1, 2, 3]);
+        queue.push(4);
+        assert_eq!(queue.next().unwrap().inodes, [4]);
+    }
+
+    #[tokio::test]
+    async fn settled_waits_for_what_was_queued_before() {
+        let queue = std::sync::Arc::new(Invalidations::new(3));
+        queue.attach();
+        queue.settled().await;
+        queue.cached(1);
+        queue.push(1);
+        let next = queue.next().unwrap();
+        let waiting = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.settled().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        queue.delivered(next.serial);
+        waiting.await.unwrap();
     }
 }

@@ -36,10 +36,8 @@ pub struct Limits {
     pub lock_poll_ms: u64,
     /// For so long, a node that has just released a lock that others want lets them go first.
     pub lock_handoff_ms: u64,
-    /// Inodes whose invalidation may be queued one by one; more, and everything is invalidated.
-    pub invalidations_max: usize,
-    /// Inodes of which it is remembered that the kernel knows them.
-    pub known_inodes_max: usize,
+    /// Inodes of which the kernel may have pages in its cache.
+    pub cached_inodes_max: usize,
 }
 
 impl Default for Limits {
@@ -53,8 +51,7 @@ impl Default for Limits {
             lock_owners_max: 65_536,
             lock_poll_ms: 5_000,
             lock_handoff_ms: 20,
-            invalidations_max: 65_536,
-            known_inodes_max: 1 << 20,
+            cached_inodes_max: 65_536,
         }
     }
 }
@@ -78,10 +75,7 @@ impl Vfs {
     pub fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>, limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             locks: Arc::new(LockTable::new(limits.lock_owners_max)),
-            invalidations: Arc::new(Invalidations::new(
-                limits.invalidations_max,
-                limits.known_inodes_max,
-            )),
+            invalidations: Arc::new(Invalidations::new(limits.cached_inodes_max)),
             open: Arc::default(),
             backend,
             clock,
