@@ -565,7 +565,13 @@ fn work(
     let (duties, journal) = (Arc::clone(&shared.duties), Arc::clone(&shared.journal));
     tasks.spawn(async move {
         let leads = || duties.is_ready() && duties.leads();
-        let target = || if leads() { cut(&journal.stats(), &limits) } else { None };
+        let target = || {
+            if leads() {
+                cut(&journal.stats(), &limits)
+            } else {
+                None
+            }
+        };
         // What is to be purged must not hold payload: one further than the last entry that goes.
         let payloads = merger.run(|| target().map(|last| last + 1));
         tokio::join!(payloads, merger.run_sparse(leads));

@@ -263,7 +263,8 @@ impl Run {
     }
 }
 
-async fn run(seed: u64) {
+/// Answers how many bits were flipped and how many copies repaired.
+async fn run(seed: u64) -> (u64, u64) {
     let mut run = Run {
         cluster: Cluster::new(3),
         model: Model::default(),
@@ -323,11 +324,25 @@ async fn run(seed: u64) {
             run.check(node, &name, ino, &what).await;
         }
     }
+    let repaired = run
+        .cluster
+        .nodes
+        .iter()
+        .map(|node| node.plane.stats().repaired_chunks)
+        .sum();
+    (run.damaged, repaired)
 }
 
 #[tokio::test]
 async fn nothing_live_is_lost_and_no_garbage_stays() {
+    let (mut damaged, mut repaired) = (0, 0);
     for seed in 0..12 {
-        run(seed).await;
+        let faults = run(seed).await;
+        damaged += faults.0;
+        repaired += faults.1;
     }
+    assert!(
+        damaged > 50 && repaired > 50,
+        "{damaged} bits were flipped, {repaired} copies repaired"
+    );
 }
