@@ -10,6 +10,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::{Outcome, text};
+use crate::node::server::short_socket_path;
 use crate::node::status::Status;
 use crate::node::store::{Identity, Layout};
 use crate::node::transport::wire::WireError;
@@ -52,7 +53,10 @@ async fn ask_within<T>(
         let endpoint = Endpoint::from_static("http://daemon").connect_timeout(HEALTH_TIMEOUT);
         let connector = service_fn(move |_| {
             let socket = socket.clone();
-            async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+            async move {
+                let (short, _dir) = short_socket_path(&socket)?;
+                tokio::net::UnixStream::connect(short).await.map(TokioIo::new)
+            }
         });
         let channel = endpoint
             .connect_with_connector(connector)

@@ -111,6 +111,11 @@ impl Proposer {
                 }
             }
             self.wait_applied(index).await?;
+            if let Err(error) = &answer
+                && !matches!(error, MetaError::Refused(_))
+            {
+                tracing::warn!(%error, ?attempt, ?op, "a change failed");
+            }
             return answer.map_err(BackendError::Meta);
         }
     }

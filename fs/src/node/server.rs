@@ -1,8 +1,9 @@
 //! The listeners: one for other nodes, one for the command line.
 
 use std::future::Future;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use bramble_proto::cluster_server::ClusterServer;
 use bramble_proto::meta_server::MetaServer;
 use bramble_proto::raft_server::RaftServer;
 use tokio::net::{TcpListener, UnixListener};
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use super::inspect::Inspector;
 use super::service::admin::AdminService;
@@ -66,12 +68,11 @@ pub async fn serve_peers(
     }
     Server::builder()
         .tls_config(tls)?
-        .tcp_nodelay(true)
         .max_concurrent_streams(Some(STREAMS_MAX))
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .initial_stream_window_size(Some(2 << 20))
-        .initial_connection_window_size(Some(4 << 20))
+        .initial_connection_window_size(Some(8 << 20))
         .add_service(InterceptedService::new(
             sized!(RaftServer::new(services.raft)),
             gate.clone(),
@@ -86,8 +87,28 @@ pub async fn serve_peers(
         ))
         // Open to callers without a certificate: it checks each call but `Join` itself.
         .add_service(ClusterServer::new(services.cluster))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
         .await
+}
+
+/// A short way to a socket: the kernel takes no more than 107 bytes, and a store's path may be longer. The directory
+/// is kept open for as long as the path is used.
+///
+/// # Errors
+/// If the directory cannot be opened.
+pub fn short_socket_path(path: &Path) -> std::io::Result<(PathBuf, OwnedFd)> {
+    let (dir, name) = (
+        path.parent().unwrap_or(Path::new(".")),
+        path.file_name().unwrap_or_default(),
+    );
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let dir = rustix::fs::open(dir, flags, rustix::fs::Mode::empty())?;
+    Ok((
+        Path::new("/proc/self/fd")
+            .join(dir.as_raw_fd().to_string())
+            .join(name),
+        dir,
+    ))
 }
 
 /// Opens the socket that the command line talks to; only root may.
@@ -100,7 +121,8 @@ pub fn control_socket(path: &Path) -> std::io::Result<UnixListener> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
+    let (short, _dir) = short_socket_path(path)?;
+    let listener = UnixListener::bind(short)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }

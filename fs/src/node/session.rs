@@ -192,8 +192,7 @@ impl SessionKeeper {
         let proposal = system_proposal(Op::OpenSession { node: self.node }, &*self.clock);
         match self.leader.propose(&proposal).await {
             Ok((index, Ok(Reply::Session(session)))) => {
-                let mut applied = self.meta.applied();
-                if applied.wait_for(|applied| *applied >= index).await.is_err() {
+                if !self.wait_applied(index, session).await {
                     return false;
                 }
                 *self.numbers() = Numbers::new(session);
@@ -209,6 +208,20 @@ impl SessionKeeper {
                 self.wait_reason(error.to_string());
                 false
             }
+        }
+    }
+
+    /// Waits until this node shows its session. Goes on showing life meanwhile: a blank node gets the log only once
+    /// the leader has heard from it, and may take long to catch up.
+    async fn wait_applied(&self, index: u64, session: SessionId) -> bool {
+        let mut applied = self.meta.applied();
+        loop {
+            let reached = async { applied.wait_for(|applied| *applied >= index).await.is_ok() };
+            if let Ok(reached) = tokio::time::timeout(KEEP_ALIVE_INTERVAL, reached).await {
+                return reached;
+            }
+            self.wait_reason("catching up with the cluster".into());
+            self.show_life(session).await;
         }
     }
 

@@ -38,21 +38,24 @@ pub struct Liveness {
 
 #[derive(Default)]
 struct State {
+    /// When this leader began to listen.
     since: Duration,
     heard: BTreeMap<NodeId, Heard>,
+    /// The last sign of life of each session, or when it was first seen.
+    sessions: BTreeMap<SessionId, Duration>,
 }
 
 impl Liveness {
     /// Nothing heard yet.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let since = clock.monotonic();
+        let state = State {
+            since: clock.monotonic(),
+            ..State::default()
+        };
         Self {
             clock,
-            state: Mutex::new(State {
-                since,
-                heard: BTreeMap::new(),
-            }),
+            state: Mutex::new(state),
         }
     }
 
@@ -62,10 +65,9 @@ impl Liveness {
 
     /// This node has just become the leader: what it heard earlier is old, and every countdown starts again.
     pub fn restart(&self) {
-        let since = self.clock.monotonic();
         *self.state() = State {
-            since,
-            heard: BTreeMap::new(),
+            since: self.clock.monotonic(),
+            ..State::default()
         };
     }
 
@@ -79,7 +81,9 @@ impl Liveness {
             stats: request.stats.unwrap_or_default(),
             listen: request.listen.clone(),
         };
-        self.state().heard.insert(request.node_id, heard);
+        let mut state = self.state();
+        state.sessions.insert(heard.session, heard.at);
+        state.heard.insert(request.node_id, heard);
     }
 
     /// Forgets nodes that are no members.
@@ -103,15 +107,28 @@ impl Liveness {
             .is_some_and(|heard| now.saturating_sub(heard.at) < SILENT_AFTER)
     }
 
-    /// True if the session has shown no sign of life for [`SESSION_TIMEOUT`], counted from when this node began to
-    /// lead at the earliest.
+    /// False only if the node has certainly been silent for a while: a leader that began just now cannot tell yet.
     #[must_use]
-    pub fn is_expired(&self, node: NodeId, session: SessionId) -> bool {
+    pub fn may_be_live(&self, node: NodeId) -> bool {
+        let began = self.state().since;
+        self.is_live(node) || self.clock.monotonic().saturating_sub(began) < SILENT_AFTER
+    }
+
+    /// Those of `sessions`, which are all there are, that have shown no sign of life for [`SESSION_TIMEOUT`]. One
+    /// that this leader has not seen before gets the full time.
+    #[must_use]
+    pub fn expired(&self, sessions: &[SessionId]) -> Vec<SessionId> {
         let now = self.clock.monotonic();
-        let state = self.state();
-        let heard = state.heard.get(&node).filter(|heard| heard.session == session);
-        let last = heard.map_or(state.since, |heard| heard.at.max(state.since));
-        now.saturating_sub(last) >= SESSION_TIMEOUT
+        let mut state = self.state();
+        state.sessions.retain(|session, _| sessions.contains(session));
+        let mut is_expired = |session: SessionId| {
+            now.saturating_sub(*state.sessions.entry(session).or_insert(now)) >= SESSION_TIMEOUT
+        };
+        sessions
+            .iter()
+            .copied()
+            .filter(|session| is_expired(*session))
+            .collect()
     }
 
     /// For `status` and statfs on every node.
@@ -164,22 +181,34 @@ mod tests {
     fn sessions_expire_by_silence_and_a_new_leader_counts_afresh() {
         let clock = Arc::new(Hand(AtomicU64::new(100_000)));
         let liveness = Liveness::new(clock.clone());
-        liveness.heard(&call(1, 11));
         let advance = |ms: u64| clock.0.fetch_add(ms, Ordering::SeqCst);
+        let expired = |sessions: &[u64]| -> Vec<u64> {
+            let sessions: Vec<SessionId> = sessions.iter().copied().map(SessionId).collect();
+            liveness
+                .expired(&sessions)
+                .into_iter()
+                .map(|session| session.0)
+                .collect()
+        };
+        liveness.heard(&call(1, 11));
         advance(7_999);
-        assert!(!liveness.is_expired(1, SessionId(11)) && !liveness.is_live(1));
+        assert!(expired(&[11, 22]).is_empty() && !liveness.is_live(1));
         advance(1);
-        assert!(liveness.is_expired(1, SessionId(11)));
-        assert!(
-            liveness.is_expired(2, SessionId(22)),
-            "a node never heard of has no longer than others"
+        assert_eq!(
+            expired(&[11, 22]),
+            [11],
+            "one that was seen only now has its time before it"
         );
+        advance(7_999);
+        assert_eq!(expired(&[11, 22]), [11, 22]);
         liveness.restart();
-        assert!(!liveness.is_expired(1, SessionId(11)) && !liveness.is_expired(2, SessionId(22)));
+        assert!(expired(&[11, 22]).is_empty());
+        assert!(liveness.may_be_live(1) && !liveness.is_live(1));
         // Signs of life of a later session do not keep an earlier one alive.
         advance(5_000);
         liveness.heard(&call(1, 12));
         advance(3_000);
-        assert!(liveness.is_expired(1, SessionId(11)) && !liveness.is_expired(1, SessionId(12)));
+        assert_eq!(expired(&[11, 12]), [11]);
+        assert!(liveness.is_live(1));
     }
 }

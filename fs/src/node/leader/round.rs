@@ -63,6 +63,8 @@ pub struct Rounds {
     tokens: BTreeMap<[u8; 32], Duration>,
     /// How far the orphans were looked through.
     orphans_after: Ino,
+    /// What the placement table was last found right for: the applied index and the members.
+    placed: Option<(u64, BTreeSet<NodeId>)>,
 }
 
 impl Rounds {
@@ -75,7 +77,7 @@ impl Rounds {
         clock: Arc<dyn Clock>,
         open_files: Arc<dyn OpenFiles>,
     ) -> Self {
-        let (tokens, orphans_after) = (BTreeMap::new(), 0);
+        let (tokens, orphans_after, placed) = (BTreeMap::new(), 0, None);
         Self {
             id,
             raft,
@@ -87,6 +89,7 @@ impl Rounds {
             open_files,
             tokens,
             orphans_after,
+            placed,
         }
     }
 
@@ -138,17 +141,16 @@ impl Rounds {
     }
 
     async fn expire_sessions(&self) -> Result<(), RoundError> {
-        for session in self.meta.reader().sessions()? {
-            if self.duties.liveness().is_expired(session.node, session.id) {
-                tracing::warn!(
-                    session = session.id.0,
-                    node = session.node,
-                    "no sign of life: the session is expired"
-                );
-                self.duties
-                    .propose_system(Op::ExpireSession { session: session.id })
-                    .await?;
-            }
+        let sessions: Vec<_> = self
+            .meta
+            .reader()
+            .sessions()?
+            .into_iter()
+            .map(|session| session.id)
+            .collect();
+        for session in self.duties.liveness().expired(&sessions) {
+            tracing::warn!(session = session.0, "no sign of life: the session is expired");
+            self.duties.propose_system(Op::ExpireSession { session }).await?;
         }
         Ok(())
     }
@@ -223,8 +225,12 @@ impl Rounds {
     }
 
     /// Assigns placement groups to nodes that have taken part at least once.
-    async fn place(&self, nodes: &[NodeInfo]) -> Result<(), RoundError> {
+    async fn place(&mut self, nodes: &[NodeInfo]) -> Result<(), RoundError> {
         let members = members_of(&self.raft);
+        let looked_at = (*self.meta.applied().borrow(), members.clone());
+        if self.placed.as_ref() == Some(&looked_at) {
+            return Ok(());
+        }
         let eligible: Vec<NodeId> = nodes
             .iter()
             .filter(|node| !node.draining && members.contains(&node.id))
@@ -236,6 +242,9 @@ impl Rounds {
             .map(|group| reader.placement(group))
             .collect::<Result<_, _>>()?;
         let changes = placement::changes(&table, &eligible, replicas as usize);
+        if changes.is_empty() {
+            self.placed = Some(looked_at);
+        }
         // A group that nobody holds yet is served at once, moves of existing ones at leisure.
         let (empty, moves): (Vec<_>, Vec<_>) = changes
             .into_iter()

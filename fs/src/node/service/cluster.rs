@@ -115,7 +115,7 @@ impl ClusterService {
     async fn join_here(&self, request: JoinRequest) -> Result<JoinResponse, WireError> {
         let nodes = self.catch_up().await?;
         if let Some(node) = nodes.iter().find(|node| node.name == request.name)
-            && self.duties.liveness().is_live(node.id)
+            && self.duties.liveness().may_be_live(node.id)
         {
             return Err(WireError::Refused(format!(
                 "the name {} is in use by a node that is running at {}: choose another with --name",

@@ -83,5 +83,5 @@ pub fn endpoint(listen: &str, tls: ClientTlsConfig) -> Result<Endpoint, WireErro
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(Some(2 << 20))
-        .initial_connection_window_size(Some(4 << 20)))
+        .initial_connection_window_size(Some(8 << 20)))
 }

@@ -177,7 +177,13 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         Box::pin(async move {
             let mut client = self.connect(Lane::Bulk).map_err(rpc_error)?;
             let target = self.target;
-            let requests = input.filter_map(move |request| future::ready(encode_append(target, &request)));
+            // openraft waits out its backoff in the input: so the first request comes before the connection.
+            let mut input = input;
+            let Some(first) = input.next().await else {
+                return Ok(stream::empty().boxed() as BoxStream<'s, _>);
+            };
+            let requests = stream::once(future::ready(first)).chain(input);
+            let requests = requests.filter_map(move |request| future::ready(encode_append(target, &request)));
             let opened = tokio::time::timeout(OPEN_TIMEOUT, client.append_stream(requests)).await;
             let answers = match opened {
                 Ok(Ok(response)) => response.into_inner(),
