@@ -93,6 +93,7 @@ fn tokens_that_are_wrong_used_or_expired() {
     let mut again = cluster.prepare();
     again.store = joiner.store.with_file_name("again");
     again.name = "again".into();
+    again.listen = joiner.listen.replace(":7400", ":7401");
     assert_refused(&again.join(&first.listen, &good), &["token"]);
     assert!(!again.store.exists());
 }
@@ -234,7 +235,7 @@ fn a_medium_that_is_full_from_the_start() {
         "full_at_init",
         Options {
             nodes: 1,
-            medium_mib: Some(64),
+            medium_mib: Some(160),
             ..Options::default()
         },
     );
@@ -254,7 +255,7 @@ fn a_medium_that_is_full_from_the_start() {
     } else {
         output
     };
-    assert_refused(&output, &["space"]);
+    assert_refused(&output, &["bytes left", "make room"]);
 }
 
 #[test]
