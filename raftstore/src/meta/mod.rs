@@ -17,11 +17,11 @@ mod txn;
 mod types;
 mod value;
 
+pub use applied::AppliedState;
 pub use error::{MetaError, Refusal};
 pub use event::{Event, Observer};
 pub use op::*;
 pub use reader::*;
-pub use applied::AppliedState;
 pub use store::{DamagedStore, MetaStore, OpenedStore};
 pub use txn::{Savepoint, Txn};
 pub use types::*;

@@ -246,7 +246,10 @@ pub(crate) fn chunk_uses(
             if found.len() >= chunks_max {
                 break;
             }
-            found.push(ChunkUse { id, files: Vec::new() });
+            found.push(ChunkUse {
+                id,
+                files: Vec::new(),
+            });
         }
         let ino = number("a chunk reference", &key, 17)?;
         let live_bytes = value::decode("a chunk reference", &coded)?;
