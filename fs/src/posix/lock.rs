@@ -102,27 +102,16 @@ impl Vfs {
         if !waiting.is_next() {
             return Ok(false);
         }
-        // The session may have changed while this one waited.
+        // The session may have changed while this one waited. The cluster is asked even if a conflict can be seen
+        // from here: so the holder's node learns that somebody waits.
         let lock = self.lock_of(request);
-        let blocker = match self.conflicting(request.ino, &lock)? {
-            Some(blocker) => blocker,
-            None => match self.ask(request.ino, lock).await? {
-                None => return Ok(true),
-                Some(blocker) => blocker,
-            },
+        let Some(blocker) = self.ask(request.ino, lock).await? else {
+            return Ok(true);
         };
-        match lock.owner.kind {
-            LockKind::Posix if waiting.blocked_by(lock.owner, blocker.owner) => Err(FsError::Deadlock),
-            LockKind::Posix => Ok(false),
-            // Converting a flock gives the old one up first: two that share and both want more must not wait for
-            // each other.
-            LockKind::Flock => {
-                if self.holds(request.ino, lock.owner)? {
-                    self.give_up(request.holder(), LockRange::WHOLE).await?;
-                }
-                Ok(false)
-            }
+        if lock.owner.kind == LockKind::Posix && waiting.blocked_by(lock.owner, blocker.owner) {
+            return Err(FsError::Deadlock);
         }
+        Ok(false)
     }
 
     /// A lock that would be in the way of `request`, as far as the whole cluster knows.

@@ -203,6 +203,7 @@ impl Observer for Vfs {
             match event {
                 Event::Data { ino, by } if *by != session => self.invalidations.push(*ino),
                 Event::LockFreed { ino } => self.locks.wake(*ino),
+                Event::LockWanted { ino, by } if *by != session => self.locks.wanted_elsewhere(*ino),
                 Event::SessionExpired { session: expired } if *expired == session => self.locks.forget_held(),
                 Event::Reset => {
                     self.invalidations.push_all();

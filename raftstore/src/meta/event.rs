@@ -35,6 +35,14 @@ pub enum Event {
         /// Which inode.
         ino: Ino,
     },
+    /// Someone was refused a lock on this inode because of another one's: whoever holds it may be fair when it is
+    /// given up.
+    LockWanted {
+        /// Which inode.
+        ino: Ino,
+        /// Who was refused.
+        by: SessionId,
+    },
     /// An inode lost its last name.
     Orphaned {
         /// Which inode.

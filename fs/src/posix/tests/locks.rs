@@ -213,6 +213,25 @@ async fn two_shared_flocks_that_both_want_more_do_not_block_for_ever() {
     soon(b).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_holder_that_takes_the_lock_again_and_again_lets_the_other_node_in() {
+    let (_cluster, one, other) = two_nodes();
+    let ino = file(&one, "f").await;
+    one.lock(posix(ino, 1), true).await.unwrap();
+    let waiter = waiting(&other, posix(ino, 2)).await;
+    let mut rounds = 0;
+    while !waiter.is_finished() {
+        rounds += 1;
+        assert!(rounds < 100, "it starves");
+        one.unlock(&posix(ino, 1)).await.unwrap();
+        let again = tokio::time::timeout(Duration::from_millis(200), one.lock(posix(ino, 1), true));
+        if again.await.is_err() {
+            break;
+        }
+    }
+    soon(waiter).await.unwrap();
+}
+
 /// Many owners on two nodes count in turn; the lock is all that protects the counter. Nobody starves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_is_lost_and_nobody_starves_under_contention() {

@@ -25,6 +25,10 @@ pub(super) fn lock(step: &mut Step<'_, '_>, ino: Ino, lock: Lock) -> Result<Repl
             let freed = step.take_from(ino, lock.owner, lock.start, lock.end)?;
             step.locks_given_up(ino, lock.owner.session, !freed.is_empty())?;
         }
+        step.events.push(Event::LockWanted {
+            ino,
+            by: lock.owner.session,
+        });
         return Ok(Reply::Blocked(*blocker));
     }
     if held.len() >= LOCKS_PER_INODE_MAX {
