@@ -136,7 +136,10 @@ fn a_blocked_conversion_of_flock_gives_up_what_was_held() {
     let by = flock(&bench, 1, true).owner.session;
     assert_eq!(
         events,
-        [Event::LockFreed { ino: file }, Event::LockWanted { ino: file, by }]
+        [
+            Event::LockFreed { ino: file },
+            Event::LockWanted { ino: file, by }
+        ]
     );
     // So the other one gets through, instead of both waiting for ever.
     assert_eq!(lock(&bench, file, flock(&bench, 2, true)), Ok(Reply::Done));
