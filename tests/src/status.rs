@@ -44,6 +44,12 @@ impl Status {
         self.number("/chunks/repaired")
     }
 
+    /// Chunks that this node has.
+    #[must_use]
+    pub fn chunks_count(&self) -> u64 {
+        self.number("/chunks/count")
+    }
+
     /// Number of voters.
     #[must_use]
     pub fn voters(&self) -> u64 {

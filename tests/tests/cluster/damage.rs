@@ -26,7 +26,7 @@ fn fill(mount: &Path) {
         mount,
         "mkdir data; cd data
          for i in $(seq 150); do echo \"small file $i\" >small$i; done
-         for i in $(seq 6); do head -c 700000 /dev/urandom >large$i; done
+         for i in $(seq 6); do dd if=/dev/urandom of=large$i bs=700000 count=1 iflag=fullblock status=none; done
          sha256sum * >../sums",
     );
 }
@@ -156,6 +156,9 @@ fn damaged_chunks_are_repaired_and_never_returned() {
 fn lost_chunks_are_fetched_again() {
     let (cluster, victim, worker) = with_data("lost_chunks");
     let node = cluster.node(victim);
+    wait_for("chunks to be on the node", PATIENCE, || {
+        (node.status().chunks_count() >= 6).then_some(())
+    });
     node.kill9();
     let packs = files_below(&node.store.join("chunks"));
     assert!(!packs.is_empty());
