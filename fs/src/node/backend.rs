@@ -134,7 +134,11 @@ impl Backend for NodeBackend {
     }
 
     async fn space(&self) -> Result<ClusterSpace, BackendError> {
-        let (view, _) = self.view();
+        // A node that has just started has heard of no medium yet; that is not the same as being full.
+        let mut views = self.session.view();
+        let heard = views.wait_for(|view| view.nodes.iter().any(|node| node.stats.is_some()));
+        let view = heard.await.map(|view| Arc::clone(&view));
+        let view = view.map_err(|_| BackendError::Stopped("shutting down".into()))?;
         let replicas = self
             .meta
             .reader()
