@@ -8,6 +8,7 @@ use bramble_proto::{
     KeepAliveRequest, KeepAliveResponse, OpenInodesRequest, OpenInodesResponse, ProposeRequest,
     ProposeResponse, ReadIndexRequest, ReadIndexResponse,
 };
+use bytes::Bytes;
 use raftstore::meta::{Ino, MetaStore, Op, Proposal};
 use tonic::{Request, Response, Status};
 
@@ -64,7 +65,8 @@ impl Meta for MetaService {
         let (log_index, answer) = self
             .duties
             .propose(Proposal {
-                payload: request.payload,
+                // A copy: the received bytes are part of a larger buffer, which the journal's cache would keep.
+                payload: Bytes::copy_from_slice(&request.payload),
                 ..head
             })
             .await?;
