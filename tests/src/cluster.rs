@@ -150,6 +150,7 @@ impl Cluster {
             cluster.grow();
         }
         cluster.wait_healthy();
+        cluster.wait_voters();
         cluster
     }
 
@@ -272,6 +273,24 @@ impl Cluster {
         for node in self.nodes.iter().filter(|node| node.is_started()) {
             node.wait_healthy();
         }
+    }
+
+    /// Waits until all nodes that are to vote do, so that the cluster survives the loss of one.
+    ///
+    /// # Panics
+    /// If that takes more than a minute.
+    pub fn wait_voters(&self) {
+        let wanted = match self.nodes.len() {
+            few @ 0..=2 => few,
+            3 | 4 => 3,
+            _ => 5,
+        };
+        let Some(first) = self.nodes.iter().find(|node| node.is_started()) else {
+            return;
+        };
+        wait_for(&format!("{wanted} voters"), Duration::from_secs(60), || {
+            (first.try_status()?.voters() >= wanted as u64).then_some(())
+        });
     }
 
     /// The index of the node that leads, as the nodes that run agree.

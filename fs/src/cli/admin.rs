@@ -82,9 +82,20 @@ fn fetch_status(store: &Path) -> Result<String, String> {
     })
 }
 
+fn parse_status(json: &str) -> Result<Status, String> {
+    serde_json::from_str(json).map_err(|error| format!("the daemon is of another version: {error}"))
+}
+
 fn parsed_status(store: &Path) -> Result<Status, String> {
-    let json = fetch_status(store)?;
-    serde_json::from_str(&json).map_err(|error| format!("the daemon is of another version: {error}"))
+    parse_status(&fetch_status(store)?)
+}
+
+/// How many nodes vote.
+pub(super) async fn count_voters(store: &Path) -> Result<u64, String> {
+    let call =
+        async |mut client: AdminClient<Channel>| Ok(client.status(StatusRequest {}).await?.into_inner().json);
+    let json = ask_within(store, TIMEOUT, call).await?;
+    Ok(parse_status(&json)?.raft.voters)
 }
 
 pub(super) fn status(store: &Path, json: bool) -> Outcome {

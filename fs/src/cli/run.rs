@@ -47,6 +47,7 @@ pub(super) fn run(store: &Path, die_with_parent: bool) -> Outcome {
     }
     limit_arenas();
     start_log();
+    raftstore::kv::abort_on_other_panics();
     let store = Store::open(store).map_err(text)?;
     mountpoint::check_privileges().map_err(text)?;
     mountpoint::prepare(&store.config.mount).map_err(text)?;

@@ -6,7 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use raftstore::clock::Clock;
+use raftstore::journal::JournalError;
 use raftstore::meta::{ChunkId, Ino, MetaStore, Op, Reader, Reply, SessionId};
+use tokio::sync::watch;
 
 use super::coalesce::Coalescer;
 use super::config::OnQuorumLoss;
@@ -26,6 +28,7 @@ pub struct NodeBackend {
     session: Arc<SessionKeeper>,
     meta: Arc<MetaStore>,
     chunks: Arc<DataPlane>,
+    journal_poison: watch::Receiver<Option<JournalError>>,
     reads: Coalescer<Result<u64, WireError>>,
     on_quorum_loss: OnQuorumLoss,
     reserve_percent: u8,
@@ -40,7 +43,7 @@ impl NodeBackend {
         proposer: Arc<Proposer>,
         session: Arc<SessionKeeper>,
         meta: Arc<MetaStore>,
-        chunks: Arc<DataPlane>,
+        (chunks, journal_poison): (Arc<DataPlane>, watch::Receiver<Option<JournalError>>),
         (on_quorum_loss, reserve_percent): (OnQuorumLoss, u8),
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -53,6 +56,7 @@ impl NodeBackend {
             session,
             meta,
             chunks,
+            journal_poison,
             reads,
             on_quorum_loss,
             reserve_percent,
@@ -131,6 +135,18 @@ impl Backend for NodeBackend {
 
     async fn read_chunk(&self, id: ChunkId, offset: u32, len: u32) -> Result<Bytes, BackendError> {
         self.chunks.read(id, offset, len).await
+    }
+
+    async fn healthy(&self) -> Result<(), BackendError> {
+        if let Some(error) = self.journal_poison.borrow().as_ref() {
+            return Err(BackendError::Stopped(error.to_string()));
+        }
+        if let Some(error) = self.chunks.store().poisoned().borrow().as_ref() {
+            return Err(BackendError::Stopped(format!(
+                "the chunk store has stopped: {error}"
+            )));
+        }
+        Ok(())
     }
 
     async fn space(&self) -> Result<ClusterSpace, BackendError> {

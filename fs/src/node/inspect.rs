@@ -107,7 +107,7 @@ impl Inspector {
                 resident_bytes: process::memory_resident_bytes(),
             },
             medium: MediumStatus {
-                written_bytes: process::medium_written_bytes(),
+                written_bytes: process::written_bytes(&parts.journal, parts.plane.store()),
                 capacity_bytes: stats.capacity_bytes,
                 available_bytes: stats.available_bytes,
             },

@@ -216,7 +216,7 @@ impl Running {
             proposer,
             Arc::clone(&shared.session),
             Arc::clone(&shared.meta),
-            Arc::clone(&shared.plane),
+            (Arc::clone(&shared.plane), storage.journal.poisoned()),
             (store.config.on_quorum_loss, limits.reserve_percent),
             Arc::clone(&around.clock),
         ));
@@ -432,6 +432,8 @@ fn share(
         Arc::clone(&clock),
         Arc::new(ProcessStats {
             store: store.layout.root().to_owned(),
+            journal: Arc::clone(&storage.journal),
+            chunks: Arc::clone(&storage.chunks),
         }),
     ));
     let transport =
@@ -624,6 +626,19 @@ fn watch_trouble(tasks: &mut JoinSet<()>, shared: &Shared, trouble: &watch::Send
             .map(|error| error.as_ref().map(ToString::to_string));
         if let Ok(Some(error)) = error {
             report(&sender, Trouble::Fatal(error));
+        }
+    });
+    let (sender, mut poisoned) = (trouble.clone(), shared.plane.store().poisoned());
+    tasks.spawn(async move {
+        let error = poisoned
+            .wait_for(Option::is_some)
+            .await
+            .map(|error| error.clone());
+        if let Ok(Some(error)) = error {
+            report(
+                &sender,
+                Trouble::Fatal(format!("the chunk store has stopped: {error}")),
+            );
         }
     });
     let (sender, mut metrics) = (trouble.clone(), shared.raft.metrics());

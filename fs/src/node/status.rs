@@ -200,7 +200,13 @@ impl Status {
         let _ = writeln!(text, "cluster   {}, {} nodes", cluster.id, cluster.nodes.len());
         let _ = match (&cluster.waiting_for, &cluster.leader) {
             (Some(why), _) => writeln!(text, "quorum    NO: {why}"),
-            (None, Some(leader)) => writeln!(text, "quorum    yes, {leader} leads"),
+            (None, Some(leader)) => {
+                let (vote, may_fail) = (self.raft.voters, self.raft.voters.saturating_sub(1) / 2);
+                writeln!(
+                    text,
+                    "quorum    yes, {leader} leads; {vote} vote, and {may_fail} of them may fail"
+                )
+            }
             (None, None) => writeln!(text, "quorum    yes"),
         };
         let _ = writeln!(

@@ -18,7 +18,12 @@ const ENGINE_THREADS: [&str; 2] = ["fjall:", "sled-"];
 pub fn panic_is_contained() -> bool {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or_default();
-    DEPTH.get() > 0 || ENGINE_THREADS.iter().any(|prefix| name.starts_with(prefix))
+    DEPTH.get() > 0 || is_engine_thread(name)
+}
+
+/// Whether a thread of this name was started by an engine library.
+pub(super) fn is_engine_thread(name: &str) -> bool {
+    ENGINE_THREADS.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Makes every panic end the process, as a defect should, except those that [`panic_is_contained`] speaks of.

@@ -22,6 +22,7 @@ mod old_values;
 mod scan;
 mod sled;
 mod store_dir;
+mod written;
 
 pub use contain::{abort_on_other_panics, panic_is_contained};
 pub use guarded::OnFailure;
@@ -30,6 +31,7 @@ pub use memory::MemoryEngine;
 pub use scan::is_empty_range;
 pub(crate) use store_dir::{Generation, StoreDir};
 pub use store_dir::{STORE_PREFIX, StoreOptions};
+pub use written::written_bytes;
 
 use crate::disk::Disk;
 
