@@ -11,7 +11,7 @@ const MEMORY_BYTES_MAX: u64 = 100_000_000;
 #[test]
 fn a_node_with_many_files_under_load_stays_small() {
     let cluster = Cluster::own("memory", Options::default());
-    let files = brief_or_full(9_000, 100_000);
+    let files = brief_or_full(3_000, 100_000);
     std::thread::scope(|scope| {
         for (index, node) in cluster.nodes().iter().enumerate() {
             scope.spawn(move || {
