@@ -1,11 +1,13 @@
 //! Commands that ask the daemon of a store.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bramble_proto::admin_client::AdminClient;
 use bramble_proto::{CreateTokenRequest, HealthRequest, RemoveNodeRequest, StatusRequest};
 use hyper_util::rt::TokioIo;
+use raftstore::disk::RealDisk;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
@@ -39,7 +41,7 @@ async fn ask_within<T>(
     limit: Duration,
     call: impl AsyncFnOnce(AdminClient<Channel>) -> Result<T, tonic::Status>,
 ) -> Result<T, String> {
-    let layout = Layout::new(store);
+    let layout = Layout::new(Arc::new(RealDisk), store);
     Identity::load(&layout).map_err(text)?;
     let socket = layout.control_socket();
     let not_running = || {

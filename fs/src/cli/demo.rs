@@ -4,8 +4,10 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
+use raftstore::disk::RealDisk;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -168,11 +170,11 @@ async fn perform(place: &Place, actors: &mut Vec<Actor>) -> Outcome {
             limits: Limits::default(),
         };
         if n == 1 {
-            bootstrap::init(&place.store(n), &config, Duration::from_secs(60)).map_err(text)?;
+            bootstrap::init(Arc::new(RealDisk), &place.store(n), &config, Duration::from_secs(60)).map_err(text)?;
         } else {
             let token = admin::create_token(&place.store(1), Duration::from_secs(60)).await?;
             let token = token.parse().map_err(text)?;
-            bootstrap::join(&place.store(n), &config, addresses[0], &token)
+            bootstrap::join(Arc::new(RealDisk), &place.store(n), &config, addresses[0], &token)
                 .await
                 .map_err(text)?;
         }

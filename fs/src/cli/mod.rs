@@ -6,8 +6,10 @@ mod demo;
 mod run;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
+use raftstore::disk::RealDisk;
 
 use crate::node::bootstrap;
 use crate::node::config::{Config, Limits};
@@ -87,7 +89,7 @@ fn host_name() -> String {
 
 fn init(make: MakeArgs, token_valid: std::time::Duration) -> Outcome {
     let config = config_of(&make)?;
-    let token = bootstrap::init(&make.store, &config, token_valid).map_err(text)?;
+    let token = bootstrap::init(Arc::new(RealDisk), &make.store, &config, token_valid).map_err(text)?;
     let store = make.store.display();
     println!(
         "Node {} is ready in {store}. Start it:\n\n    bramble run --store {store}\n\nOn the next machine, while this one \
@@ -106,7 +108,7 @@ fn join(make: MakeArgs, peer: std::net::SocketAddr, token: &str) -> Outcome {
         .build()
         .map_err(text)?;
     let node = runtime
-        .block_on(bootstrap::join(&make.store, &config, peer, &token))
+        .block_on(bootstrap::join(Arc::new(RealDisk), &make.store, &config, peer, &token))
         .map_err(text)?;
     let store = make.store.display();
     println!(

@@ -48,7 +48,7 @@ pub(super) fn run(store: &Path, die_with_parent: bool) -> Outcome {
     limit_arenas();
     start_log();
     raftstore::kv::abort_on_other_panics();
-    let store = Store::open(store).map_err(text)?;
+    let store = Store::open(Arc::new(RealDisk), store).map_err(text)?;
     mountpoint::check_privileges().map_err(text)?;
     mountpoint::prepare(&store.config.mount).map_err(text)?;
     let listen = store.config.listen;
@@ -161,7 +161,6 @@ async fn daemon(store: Store, listener: TcpListener) -> Result<End, String> {
     let mut signals = Signals::new().map_err(text)?;
     let around = Surroundings {
         clock: Arc::new(SystemClock),
-        disk: Arc::new(RealDisk),
     };
     let (layout, mount) = (store.layout.clone(), store.config.mount.clone());
     let node = tokio::select! {

@@ -3,15 +3,18 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bramble_proto::JoinRequest;
 use bramble_proto::cluster_client::ClusterClient;
+use raftstore::disk::{Disk, Space};
 use raftstore::meta::NodeId;
 use raftstore::raft::Member;
 use rand::TryRngCore;
 
 use super::config::{Config, ConfigError};
+use super::files;
 use super::store::{FORMAT_VERSION, FirstToken, Identity, NewStore, StoreError};
 use super::tls::{self, Authority, Credentials, KeyRequest, TlsError};
 use super::token::{JoinToken, hex};
@@ -66,15 +69,20 @@ pub enum BootstrapError {
     Refused(String),
 }
 
-/// Makes the first node of a new cluster. Returns the first join token.
+/// Makes the first node of a new cluster on `disk`. Returns the first join token.
 ///
 /// # Errors
 /// [`BootstrapError`] says what to do; nothing is left then.
-pub fn init(store: &Path, config: &Config, token_valid: Duration) -> Result<JoinToken, BootstrapError> {
+pub fn init(
+    disk: Arc<dyn Disk>,
+    store: &Path,
+    config: &Config,
+    token_valid: Duration,
+) -> Result<JoinToken, BootstrapError> {
     config.validate()?;
     check_listen(config.listen)?;
-    check_room(store)?;
-    let new = NewStore::prepare(store)?;
+    check_room(&*disk, store)?;
+    let new = NewStore::prepare(disk, store)?;
     let cluster_id = random_hex()?;
     let authority = Authority::create(&cluster_id)?;
     let token =
@@ -99,11 +107,12 @@ pub fn init(store: &Path, config: &Config, token_valid: Duration) -> Result<Join
     Ok(token)
 }
 
-/// Makes a further node of the cluster that `peer` belongs to. Returns its id.
+/// Makes a further node of the cluster that `peer` belongs to on `disk`. Returns its id.
 ///
 /// # Errors
 /// [`BootstrapError`] says what to do; nothing is left then.
 pub async fn join(
+    disk: Arc<dyn Disk>,
     store: &Path,
     config: &Config,
     peer: SocketAddr,
@@ -111,7 +120,7 @@ pub async fn join(
 ) -> Result<NodeId, BootstrapError> {
     config.validate()?;
     check_listen(config.listen)?;
-    check_room(store)?;
+    check_room(&*disk, store)?;
     if peer == config.listen {
         return Err(BootstrapError::Refused(
             "--peer and --listen are the same: --peer is the address of a node that runs already".into(),
@@ -119,7 +128,7 @@ pub async fn join(
     }
     let authority_pem = tls::fetch_authority(peer, token.ca_fingerprint, PEER_TIMEOUT).await?;
     // The store is begun before the token is used up: most of what can go wrong here goes wrong now.
-    let new = NewStore::prepare(store)?;
+    let new = NewStore::prepare(disk, store)?;
     let request = KeyRequest::create(&config.name)?;
     let refused = |error: WireError| BootstrapError::Refused(explain(&error, peer));
     let endpoint = peers::endpoint(&peer.to_string(), tls::joiner_config(&authority_pem)).map_err(refused)?;
@@ -200,16 +209,11 @@ pub fn listen_error(listen: SocketAddr, error: io::Error) -> BootstrapError {
     }
 }
 
-fn check_room(store: &Path) -> Result<(), BootstrapError> {
-    let parent = match store.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+fn check_room(disk: &dyn Disk, store: &Path) -> Result<(), BootstrapError> {
     // A missing parent is reported where the store is made.
-    let Ok(stat) = rustix::fs::statvfs(parent) else {
+    let Ok(Space { available_bytes, .. }) = disk.space(files::parent(store)) else {
         return Ok(());
     };
-    let available_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
     if available_bytes < STORE_BYTES_MIN {
         return Err(BootstrapError::Full {
             path: store.to_owned(),

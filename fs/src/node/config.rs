@@ -1,11 +1,12 @@
 //! What the administrator chose; kept in the store, shown by `status`.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::files;
+use super::store::Layout;
 
 /// The key-value engine under the metadata.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
@@ -16,6 +17,9 @@ pub enum EngineChoice {
     Fjall,
     /// sled.
     Sled,
+    /// In memory, on a simulated medium.
+    #[cfg(test)]
+    Memory,
 }
 
 /// What a write does while there is no quorum.
@@ -169,30 +173,32 @@ impl Config {
         Ok(())
     }
 
-    /// Reads the configuration.
+    /// Reads a store's configuration.
     ///
     /// # Errors
     /// If it is missing, unreadable or malformed.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-            path: path.to_owned(),
+    pub fn load(layout: &Layout) -> Result<Self, ConfigError> {
+        let path = layout.config();
+        let text = files::read_text(&**layout.disk(), &path).map_err(|source| ConfigError::Unreadable {
+            path: path.clone(),
             source,
         })?;
         let config: Self = serde_json::from_str(&text).map_err(|error| ConfigError::Malformed {
-            path: path.to_owned(),
+            path,
             reason: error.to_string(),
         })?;
         config.validate()?;
         Ok(config)
     }
 
-    /// Writes the configuration durably.
+    /// Writes it into a store, durably.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn save(&self, path: &Path) -> std::io::Result<()> {
+    pub fn save(&self, layout: &Layout) -> std::io::Result<()> {
         let text = serde_json::to_string_pretty(self).map_err(std::io::Error::other)?;
-        files::replace_file(path, format!("{text}\n").as_bytes(), 0o644)
+        let (disk, path) = (&**layout.disk(), layout.config());
+        files::replace_file(disk, &path, format!("{text}\n").as_bytes(), 0o644)
     }
 }
 
@@ -214,9 +220,9 @@ mod tests {
     #[test]
     fn survives_a_round_trip() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("config.json");
-        sample().save(&path).unwrap();
-        assert_eq!(Config::load(&path).unwrap(), sample());
+        let layout = Layout::new(std::sync::Arc::new(raftstore::disk::RealDisk), dir.path());
+        sample().save(&layout).unwrap();
+        assert_eq!(Config::load(&layout).unwrap(), sample());
     }
 
     #[test]

@@ -190,7 +190,7 @@ mod tests {
             Err(MountPointError::Missing(_))
         ));
         let file = dir.path().join("file");
-        super::super::files::replace_file(&file, b"x", 0o600).unwrap();
+        super::super::files::replace_file(&raftstore::disk::RealDisk, &file, b"x", 0o600).unwrap();
         assert!(matches!(check_new(&file), Err(MountPointError::NotDirectory(_))));
         assert!(matches!(check_new(dir.path()), Err(MountPointError::NotEmpty(_))));
         assert!(

@@ -11,7 +11,6 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use raftstore::StateMachine;
 use raftstore::clock::Clock;
-use raftstore::disk::Disk;
 use raftstore::journal::{Journal, LogStore};
 use raftstore::kv::KvError;
 use raftstore::meta::{ClusterInfo, Event, Ino, MetaStore, NodeId, Observer, Op, Reply};
@@ -141,12 +140,10 @@ pub struct Running {
     tasks: JoinSet<()>,
 }
 
-/// What a node takes from its surroundings.
+/// What a node takes from its surroundings, besides the medium that its store is on.
 pub struct Surroundings {
     /// Clocks.
     pub clock: Arc<dyn Clock>,
-    /// The medium.
-    pub disk: Arc<dyn Disk>,
 }
 
 /// The parts that services and background work share.

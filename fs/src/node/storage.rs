@@ -1,6 +1,6 @@
 //! What a node keeps on its medium: opened, checked, and repaired from the other nodes where it is damaged.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,17 +100,17 @@ impl Storage {
             store.identity.save(&store.layout)?;
         }
         let purged = recovery.last_purged.as_ref().map_or(0, |id| id.index);
-        let meta = match open_meta(store, around, purged)? {
+        let meta = match open_meta(store, purged)? {
             OpenedStore::Ready(meta) => meta,
             OpenedStore::Damaged(damaged) => {
                 let why = damaged.why().to_string();
                 tracing::error!(why, "the metadata is damaged and is rebuilt");
                 warnings.push(format!("the metadata was rebuilt: {why}"));
-                rebuild_meta(store, around, damaged, purged).await?
+                rebuild_meta(store, damaged, purged).await?
             }
         };
         let chunks = ChunkStore::open(
-            Arc::clone(&around.disk),
+            Arc::clone(store.layout.disk()),
             &store.layout.chunks(),
             ChunkStoreIdentity::of_cluster(&store.identity.cluster_id),
             StoreOptions {
@@ -140,7 +140,7 @@ fn open_journal(store: &Store, around: &Surroundings) -> Result<(Arc<Journal>, R
         cluster_id: identity.cluster_id.clone(),
         node_id: identity.node_id,
     };
-    let (disk, clock) = (Arc::clone(&around.disk), Arc::clone(&around.clock));
+    let (disk, clock) = (Arc::clone(store.layout.disk()), Arc::clone(&around.clock));
     Journal::open(disk, clock, store.layout.journal(), owner, options)
 }
 
@@ -150,6 +150,8 @@ fn meta_options(store: &Store) -> MetaOptions {
         kind: match store.config.engine {
             EngineChoice::Fjall => EngineKind::Fjall,
             EngineChoice::Sled => EngineKind::Sled,
+            #[cfg(test)]
+            EngineChoice::Memory => EngineKind::Memory,
         },
         engine: EngineOptions {
             write_buffer_bytes_max: limits.engine_buffer_bytes_max,
@@ -160,9 +162,9 @@ fn meta_options(store: &Store) -> MetaOptions {
     }
 }
 
-fn open_meta(store: &Store, around: &Surroundings, purged: u64) -> Result<OpenedStore, KvError> {
+fn open_meta(store: &Store, purged: u64) -> Result<OpenedStore, KvError> {
     Ok(
-        match MetaStore::open_or_damaged(Arc::clone(&around.disk), meta_options(store))? {
+        match MetaStore::open_or_damaged(Arc::clone(store.layout.disk()), meta_options(store))? {
             OpenedStore::Ready(meta) => meta.require_applied(purged),
             damaged @ OpenedStore::Damaged(_) => damaged,
         },
@@ -172,7 +174,6 @@ fn open_meta(store: &Store, around: &Surroundings, purged: u64) -> Result<Opened
 /// Rebuilds the metadata: from this node's journal, if that still has everything, else from another node's state.
 async fn rebuild_meta(
     store: &Store,
-    around: &Surroundings,
     damaged: DamagedStore,
     purged: u64,
 ) -> Result<MetaStore, StorageError> {
@@ -180,7 +181,7 @@ async fn rebuild_meta(
     if purged == 0 {
         drop(damaged);
         set_aside(store, &[store.layout.meta()])?;
-        return Ok(MetaStore::open(Arc::clone(&around.disk), meta_options(store))?);
+        return Ok(MetaStore::open(Arc::clone(store.layout.disk()), meta_options(store))?);
     }
     let peers = others(store)?;
     if peers.is_empty() {
@@ -298,20 +299,21 @@ fn others(store: &Store) -> Result<Vec<(String, Channel)>, StorageError> {
 
 /// Moves damaged directories to `damaged-N`, for whoever wants to look into them.
 fn set_aside(store: &Store, dirs: &[PathBuf]) -> Result<(), StoreError> {
-    let root = store.layout.root();
+    let (disk, root) = (store.layout.disk(), store.layout.root());
+    let names = disk.list(root).map_err(|error| StoreError::io(root, error))?;
     let free = (1_u32..)
-        .map(|n| root.join(format!("damaged-{n}")))
-        .find(|dir| !dir.exists());
-    let Some(place) = free else { return Ok(()) };
-    std::fs::create_dir(&place).map_err(|error| StoreError::io(&place, error))?;
-    for dir in dirs.iter().filter(|dir| dir.exists()) {
+        .map(|n| format!("damaged-{n}"))
+        .find(|name| !names.contains(name));
+    let Some(place) = free.map(|name| root.join(name)) else {
+        return Ok(());
+    };
+    disk.create_dir_all(&place)
+        .map_err(|error| StoreError::io(&place, error))?;
+    for dir in dirs.iter().filter(|dir| disk.list(dir).is_ok()) {
         let target = place.join(dir.file_name().unwrap_or_default());
-        std::fs::rename(dir, &target).map_err(|error| StoreError::io(dir, error))?;
+        disk.rename(dir, &target)
+            .map_err(|error| StoreError::io(dir, error))?;
     }
     tracing::warn!(place = %place.display(), "what is damaged was moved aside; delete it when you have seen enough");
-    sync(root)
-}
-
-fn sync(dir: &Path) -> Result<(), StoreError> {
-    super::files::sync_dir(dir).map_err(|error| StoreError::io(dir, error))
+    disk.sync_dir(root).map_err(|error| StoreError::io(root, error))
 }

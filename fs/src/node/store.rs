@@ -19,7 +19,9 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use raftstore::disk::Disk;
 use raftstore::meta::NodeId;
 use raftstore::raft::Member;
 use serde::{Deserialize, Serialize};
@@ -30,19 +32,33 @@ use super::files;
 /// The version of the store's format that this program writes; it reads no newer one.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// Paths in a store.
-#[derive(Debug, Clone)]
+/// Where a store is: its medium, and the paths on it. (Lock, socket and process id are on the machine's filesystem in
+/// any case: they mean nothing after a restart.)
+#[derive(Clone)]
 pub struct Layout {
+    disk: Arc<dyn Disk>,
     root: PathBuf,
 }
 
+impl std::fmt::Debug for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Layout").field(&self.root).finish()
+    }
+}
+
 impl Layout {
-    /// The layout under `root`.
+    /// The layout under `root` on `disk`.
     #[must_use]
-    pub fn new(root: &Path) -> Self {
+    pub fn new(disk: Arc<dyn Disk>, root: &Path) -> Self {
         Self {
+            disk,
             root: root.to_owned(),
         }
+    }
+    /// The medium.
+    #[must_use]
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
     }
     /// The store itself.
     #[must_use]
@@ -206,7 +222,7 @@ impl Identity {
     /// [`StoreError`] says what to do.
     pub fn load(layout: &Layout) -> Result<Self, StoreError> {
         let path = layout.identity();
-        let bytes = match fs::read(&path) {
+        let bytes = match files::read(&*layout.disk, &path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(StoreError::Missing(layout.root().to_owned()));
@@ -234,7 +250,7 @@ impl Identity {
     /// # Errors
     /// Those of the file system.
     pub fn save(&self, layout: &Layout) -> Result<(), StoreError> {
-        save_json(&layout.identity(), self)
+        save_json(layout, &layout.identity(), self)
     }
 }
 
@@ -243,22 +259,22 @@ impl Identity {
 /// # Errors
 /// Those of the file system.
 pub fn save_members(layout: &Layout, members: &[(NodeId, Member)]) -> Result<(), StoreError> {
-    save_json(&layout.members(), &members)
+    save_json(layout, &layout.members(), &members)
 }
 
 /// The members known at the last run; empty if there is no such file or it is damaged (it is only a hint).
 #[must_use]
 pub fn load_members(layout: &Layout) -> Vec<(NodeId, Member)> {
-    fs::read(layout.members())
+    files::read(&*layout.disk, &layout.members())
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .unwrap_or_default()
 }
 
-fn save_json<T: Serialize>(path: &Path, value: &T) -> Result<(), StoreError> {
+fn save_json<T: Serialize>(layout: &Layout, path: &Path, value: &T) -> Result<(), StoreError> {
     let text =
         serde_json::to_string_pretty(value).map_err(|error| StoreError::io(path, io::Error::other(error)))?;
-    files::replace_file(path, format!("{text}\n").as_bytes(), 0o600)
+    files::replace_file(&*layout.disk, path, format!("{text}\n").as_bytes(), 0o600)
         .map_err(|error| StoreError::io(path, error))
 }
 
@@ -275,14 +291,14 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens and locks a store.
+    /// Opens and locks a store on `disk`.
     ///
     /// # Errors
     /// [`StoreError`] says what to do.
-    pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let layout = Layout::new(root);
+    pub fn open(disk: Arc<dyn Disk>, root: &Path) -> Result<Self, StoreError> {
+        let layout = Layout::new(disk, root);
         let identity = Identity::load(&layout)?;
-        let config = Config::load(&layout.config())?;
+        let config = Config::load(&layout)?;
         let path = layout.lock();
         #[expect(clippy::disallowed_methods, reason = "a lock file holds no data")]
         let lock = fs::OpenOptions::new()
@@ -313,17 +329,14 @@ pub struct NewStore {
 }
 
 impl NewStore {
-    /// Starts to make the store that will be `target`.
+    /// Starts to make the store that will be `target` on `disk`.
     ///
     /// # Errors
     /// [`StoreError::Exists`] if there is one.
-    pub fn prepare(target: &Path) -> Result<Self, StoreError> {
-        match fs::read_dir(target) {
-            Ok(mut entries) => {
-                if entries.next().is_some() {
-                    return Err(StoreError::Exists(target.to_owned()));
-                }
-            }
+    pub fn prepare(disk: Arc<dyn Disk>, target: &Path) -> Result<Self, StoreError> {
+        match disk.list(target) {
+            Ok(names) if names.is_empty() => {}
+            Ok(_) => return Err(StoreError::Exists(target.to_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 return Err(StoreError::Exists(target.to_owned()));
@@ -338,19 +351,21 @@ impl NewStore {
             )
         })?;
         let temporary = target.with_file_name(format!(".{name}.{}.new", std::process::id()));
-        if let Some(parent) = target.parent().filter(|p| !p.as_os_str().is_empty())
-            && !parent.is_dir()
-        {
+        if disk.list(files::parent(target)).is_err() {
             let missing = io::Error::new(
                 io::ErrorKind::NotFound,
                 "its parent directory does not exist: create it",
             );
             return Err(StoreError::io(target, missing));
         }
-        files::create_private_dir(&temporary).map_err(|error| StoreError::io(&temporary, error))?;
+        // One that a power cut left, by the same process id.
+        let made = disk
+            .remove_dir_all(&temporary)
+            .and_then(|()| files::create_private_dir(&*disk, &temporary));
+        made.map_err(|error| StoreError::io(&temporary, error))?;
         Ok(Self {
             target: target.to_owned(),
-            layout: Layout::new(&temporary),
+            layout: Layout::new(disk, &temporary),
             committed: false,
         })
     }
@@ -373,24 +388,27 @@ impl NewStore {
     ) -> Result<(), StoreError> {
         let layout = &self.layout;
         config
-            .save(&layout.config())
+            .save(layout)
             .map_err(|error| StoreError::io(&layout.config(), error))?;
         save_members(layout, members)?;
         identity.save(layout)?;
         for dir in [layout.journal(), layout.meta(), layout.spool(), layout.chunks()] {
-            files::create_private_dir(&dir).map_err(|error| StoreError::io(&dir, error))?;
+            files::create_private_dir(&*layout.disk, &dir).map_err(|error| StoreError::io(&dir, error))?;
         }
-        files::sync_dir(layout.root()).map_err(|error| StoreError::io(layout.root(), error))?;
-        fs::rename(layout.root(), &self.target).map_err(|error| StoreError::io(&self.target, error))?;
+        let disk = &*layout.disk;
+        disk.sync_dir(layout.root())
+            .map_err(|error| StoreError::io(layout.root(), error))?;
+        disk.rename(layout.root(), &self.target)
+            .map_err(|error| StoreError::io(&self.target, error))?;
         self.committed = true;
-        files::sync_parent(&self.target).map_err(|error| StoreError::io(&self.target, error))
+        files::sync_parent(disk, &self.target).map_err(|error| StoreError::io(&self.target, error))
     }
 }
 
 impl Drop for NewStore {
     fn drop(&mut self) {
         if !self.committed
-            && let Err(error) = fs::remove_dir_all(self.layout.root())
+            && let Err(error) = self.layout.disk.remove_dir_all(self.layout.root())
         {
             tracing::warn!(path = %self.layout.root().display(), %error, "cannot remove an unfinished store");
         }
@@ -400,7 +418,17 @@ impl Drop for NewStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use raftstore::disk::RealDisk;
+
     use crate::node::config::{EngineChoice, Limits, OnQuorumLoss};
+
+    fn disk() -> Arc<dyn Disk> {
+        Arc::new(RealDisk)
+    }
+
+    fn open(root: &Path) -> Result<Store, StoreError> {
+        Store::open(disk(), root)
+    }
 
     fn config() -> Config {
         Config {
@@ -426,7 +454,7 @@ mod tests {
 
     fn made(dir: &Path) -> PathBuf {
         let root = dir.join("store");
-        NewStore::prepare(&root)
+        NewStore::prepare(disk(), &root)
             .unwrap()
             .commit(&config(), &identity(), &[])
             .unwrap();
@@ -437,17 +465,17 @@ mod tests {
     fn a_new_store_opens_once_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let root = made(dir.path());
-        let first = Store::open(&root).unwrap();
+        let first = open(&root).unwrap();
         assert_eq!(first.identity, identity());
-        assert!(matches!(Store::open(&root), Err(StoreError::Locked(_))));
+        assert!(matches!(open(&root), Err(StoreError::Locked(_))));
         drop(first);
-        assert!(Store::open(&root).is_ok());
+        assert!(open(&root).is_ok());
     }
 
     #[test]
     fn an_abandoned_store_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        drop(NewStore::prepare(&dir.path().join("store")).unwrap());
+        drop(NewStore::prepare(disk(), &dir.path().join("store")).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
@@ -455,10 +483,10 @@ mod tests {
     fn what_exists_is_not_touched() {
         let dir = tempfile::tempdir().unwrap();
         let root = made(dir.path());
-        assert!(matches!(NewStore::prepare(&root), Err(StoreError::Exists(_))));
-        assert!(Store::open(&root).is_ok());
+        assert!(matches!(NewStore::prepare(disk(), &root), Err(StoreError::Exists(_))));
+        assert!(open(&root).is_ok());
         assert!(matches!(
-            Store::open(&dir.path().join("none")),
+            open(&dir.path().join("none")),
             Err(StoreError::Missing(_))
         ));
     }
@@ -467,17 +495,17 @@ mod tests {
     fn newer_and_damaged_identities_are_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let root = made(dir.path());
-        let layout = Layout::new(&root);
+        let layout = Layout::new(disk(), &root);
         let newer = Identity {
             format_version: FORMAT_VERSION + 1,
             ..identity()
         };
         newer.save(&layout).unwrap();
         assert!(matches!(
-            Store::open(&root),
+            open(&root),
             Err(StoreError::Newer { found: 2, .. })
         ));
-        files::replace_file(&layout.identity(), b"\xff\x00garbage", 0o600).unwrap();
-        assert!(matches!(Store::open(&root), Err(StoreError::Damaged { .. })));
+        files::replace_file(&RealDisk, &layout.identity(), b"\xff\x00garbage", 0o600).unwrap();
+        assert!(matches!(open(&root), Err(StoreError::Damaged { .. })));
     }
 }

@@ -59,7 +59,7 @@ impl Lab {
 
     fn init(&mut self) {
         let config = self.config("n0");
-        let token = bootstrap::init(&self.store(0), &config, Duration::from_secs(600)).unwrap();
+        let token = bootstrap::init(Arc::new(RealDisk), &self.store(0), &config, Duration::from_secs(600)).unwrap();
         (self.token, self.configs) = (Some(token), vec![config]);
     }
 
@@ -67,7 +67,7 @@ impl Lab {
         let index = self.configs.len();
         let config = self.config(&format!("n{index}"));
         let token = via.inspector().create_token(60).await.unwrap();
-        bootstrap::join(&self.store(index), &config, self.configs[0].listen, &token)
+        bootstrap::join(Arc::new(RealDisk), &self.store(index), &config, self.configs[0].listen, &token)
             .await
             .unwrap();
         self.configs.push(config);
@@ -79,11 +79,10 @@ impl Lab {
 }
 
 async fn start(store: &Path) -> Running {
-    let store = Store::open(store).unwrap();
+    let store = Store::open(Arc::new(RealDisk), store).unwrap();
     let listener = TcpListener::bind(store.config.listen).unwrap();
     let around = Surroundings {
         clock: Arc::new(SystemClock),
-        disk: Arc::new(RealDisk),
     };
     let node = Running::start(store, listener, around).await.unwrap();
     tokio::time::timeout(PATIENCE, node.ready())
@@ -195,7 +194,7 @@ async fn tokens_and_names_are_checked() {
     let config = lab.config("n9");
     let refused = async |config: &Config, token: &JoinToken| {
         let store = lab.store(9);
-        let error = bootstrap::join(&store, config, lab.configs[0].listen, token)
+        let error = bootstrap::join(Arc::new(RealDisk), &store, config, lab.configs[0].listen, token)
             .await
             .unwrap_err();
         assert!(!store.exists(), "a refused join left something behind");
@@ -217,12 +216,12 @@ async fn tokens_and_names_are_checked() {
         ..config.clone()
     };
     assert!(refused(&same_name, &good).await.contains("in use"));
-    let nobody = bootstrap::join(&lab.store(9), &config, free_address(), &good)
+    let nobody = bootstrap::join(Arc::new(RealDisk), &lab.store(9), &config, free_address(), &good)
         .await
         .unwrap_err();
     assert!(matches!(nobody, BootstrapError::Tls(_)), "{nobody}");
     // None of these used it up.
-    bootstrap::join(&lab.store(8), &config, lab.configs[0].listen, &good)
+    bootstrap::join(Arc::new(RealDisk), &lab.store(8), &config, lab.configs[0].listen, &good)
         .await
         .unwrap();
     assert!(refused(&lab.config("n10"), &good).await.contains("token"));

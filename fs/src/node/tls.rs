@@ -156,13 +156,11 @@ impl Credentials {
     /// # Errors
     /// Those of the file system.
     pub fn save(&self, layout: &Layout) -> Result<(), TlsError> {
-        let dir = layout.tls();
-        if !dir.is_dir() {
-            files::create_private_dir(&dir).map_err(|source| TlsError::Io {
-                path: dir.clone(),
-                source,
-            })?;
-        }
+        let (disk, dir) = (&**layout.disk(), layout.tls());
+        files::create_private_dir(disk, &dir).map_err(|source| TlsError::Io {
+            path: dir.clone(),
+            source,
+        })?;
         let parts = [
             ("ca.pem", &self.authority.certificate_pem, 0o644),
             ("ca.key", &self.authority.key_pem, 0o600),
@@ -171,7 +169,7 @@ impl Credentials {
         ];
         for (name, text, mode) in parts {
             let path = dir.join(name);
-            files::replace_file(&path, text.as_bytes(), mode)
+            files::replace_file(disk, &path, text.as_bytes(), mode)
                 .map_err(|source| TlsError::Io { path, source })?;
         }
         Ok(())
@@ -184,7 +182,7 @@ impl Credentials {
     pub fn load(layout: &Layout) -> Result<Self, TlsError> {
         let read = |name: &str| {
             let path = layout.tls().join(name);
-            std::fs::read_to_string(&path).map_err(|source| TlsError::Io { path, source })
+            files::read_text(&**layout.disk(), &path).map_err(|source| TlsError::Io { path, source })
         };
         Ok(Self {
             authority: Authority {
@@ -436,7 +434,7 @@ mod tests {
     fn files_survive_a_round_trip_and_keys_are_private() {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::new(dir.path());
+        let layout = Layout::new(Arc::new(raftstore::disk::RealDisk), dir.path());
         let authority = Authority::create("test").unwrap();
         let credentials = Credentials::issue(&authority, "pi-1", 1).unwrap();
         credentials.save(&layout).unwrap();

@@ -19,6 +19,8 @@ pub use sim::{CrashMode, SimCounters, SimDisk};
 pub enum Open {
     /// Fail with `NotFound`.
     Existing,
+    /// As `Existing`, and not for writing: works on a medium that has become read-only.
+    Read,
     /// Create it; fail with `AlreadyExists` if it exists.
     New,
     /// Create it if it is missing.
@@ -27,7 +29,7 @@ pub enum Open {
 
 /// A directory tree on a medium. All calls block; async code goes through `spawn_blocking` or a thread of its own.
 pub trait Disk: Send + Sync + 'static {
-    /// Opens a file for reading and writing.
+    /// Opens a file for reading and, unless it is [`Open::Read`], writing.
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>>;
     /// Names in a directory, sorted. `NotFound` if there is no such directory.
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
@@ -41,6 +43,8 @@ pub trait Disk: Send + Sync + 'static {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Makes creations, removals and renames in `dir` durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    /// Sets the permission bits of a file or directory. No more durable than what is next synced in it.
+    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()>;
     /// Total and available bytes of the medium that holds `path`.
     fn space(&self, path: &Path) -> io::Result<Space>;
 }

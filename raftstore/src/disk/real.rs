@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ pub struct RealDisk;
 impl Disk for RealDisk {
     fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true);
+        options.read(true).write(how != Open::Read);
         match how {
-            Open::Existing => {}
+            Open::Existing | Open::Read => {}
             Open::New => {
                 options.create_new(true);
             }
@@ -86,6 +86,10 @@ impl Disk for RealDisk {
         )]
         let dir = File::open(dir)?;
         dir.sync_all()
+    }
+
+    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {

@@ -16,7 +16,7 @@ impl Disk for SimDisk {
         let inode = match (names.get(name).copied(), how) {
             (Some(_), Open::New) => return Err(io::ErrorKind::AlreadyExists.into()),
             (Some(inode), _) => inode,
-            (None, Open::Existing) => return Err(io::ErrorKind::NotFound.into()),
+            (None, Open::Existing | Open::Read) => return Err(io::ErrorKind::NotFound.into()),
             (None, _) => {
                 let (inode, group) = (state.new_inode(), state.new_group());
                 state.files.insert(inode, SimInode::default());
@@ -136,6 +136,11 @@ impl Disk for SimDisk {
             state.sync_dir(inode)?;
         }
         state.end_sync(fate)
+    }
+
+    /// Whoever can open the simulation may do anything in it.
+    fn set_mode(&self, path: &Path, _mode: u32) -> io::Result<()> {
+        self.powered()?.resolve(path).map(drop)
     }
 
     fn space(&self, _path: &Path) -> io::Result<Space> {

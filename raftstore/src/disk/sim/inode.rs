@@ -101,8 +101,8 @@ impl SimInode {
     }
 
     /// The file as a power cut may leave it. Of each sector some earlier version survives: the durable one or any
-    /// later one.
-    pub(super) fn crashed(&self, spare: Spare, rng: &mut impl Rng) -> Self {
+    /// later one. Adds the bytes written that do not to `lost_bytes`.
+    pub(super) fn crashed(&self, spare: Spare, rng: &mut impl Rng, lost_bytes: &mut u64) -> Self {
         let mut durable = self.durable.clone();
         for change in &self.unsynced {
             match change {
@@ -111,7 +111,10 @@ impl SimInode {
                         durable.set_len(*len);
                     }
                 }
-                Change::Write { offset, data } => tear(&mut durable, data, *offset, spare, rng),
+                Change::Write { offset, data } => {
+                    let kept_bytes = tear(&mut durable, data, *offset, spare, rng);
+                    *lost_bytes += (data.len() - kept_bytes) as u64;
+                }
             }
         }
         Self {
@@ -122,24 +125,27 @@ impl SimInode {
     }
 }
 
-/// Writes all, nothing, or some sectors of `data`.
-fn tear(target: &mut Pages, data: &[u8], offset: u64, spare: Spare, rng: &mut impl Rng) {
+/// Writes all, nothing, or some sectors of `data`; answers how many bytes.
+fn tear(target: &mut Pages, data: &[u8], offset: u64, spare: Spare, rng: &mut impl Rng) -> usize {
     if rng.random_bool(0.5) {
         if spare.keeps(rng) {
             target.write(data, offset);
+            return data.len();
         }
-        return;
+        return 0;
     }
-    let mut done = 0;
+    let (mut done, mut kept_bytes) = (0, 0);
     while done < data.len() {
         let at = offset + done as u64;
         let in_sector = SECTOR_BYTES - (at % SECTOR_BYTES as u64) as usize;
         let take = in_sector.min(data.len() - done);
         if spare.keeps(rng) {
             target.write(&data[done..done + take], at);
+            kept_bytes += take;
         }
         done += take;
     }
+    kept_bytes
 }
 
 /// A change of names in a directory that is not on the medium yet.

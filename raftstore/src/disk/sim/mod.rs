@@ -37,6 +37,10 @@ pub struct SimCounters {
     pub written_bytes: u64,
     /// Calls of `read_exact_at` that were tried.
     pub reads: u64,
+    /// Bytes written but not synced that the power cut took which this disk came from.
+    pub lost_bytes: u64,
+    /// Creations, removals and renames that it took.
+    pub lost_names: u64,
 }
 
 /// A disk in memory for crash tests.
@@ -130,19 +134,20 @@ impl SimDisk {
     }
 
     /// The disk as a power cut now may leave it; the same seed gives the same choice. This disk itself stays as it
-    /// is. The new one has its power on, no failures planned, and counts from 0.
+    /// is. The new one has its power on, no failures planned, and counts from 0 (but for what was lost).
     #[must_use]
     pub fn crash(&self, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let state = self.lock();
         let spare = Spare::pick(&mut rng);
         let groups: BTreeSet<u64> = state.dirs.values().flat_map(SimDir::unsynced_groups).collect();
-        let spared = groups.into_iter().filter(|_| spare.keeps(&mut rng)).collect();
-        let crashed = State {
+        let spared: BTreeSet<u64> = groups.iter().copied().filter(|_| spare.keeps(&mut rng)).collect();
+        let mut lost_bytes = 0;
+        let mut crashed = State {
             files: state
                 .files
                 .iter()
-                .map(|(id, file)| (*id, file.crashed(spare, &mut rng)))
+                .map(|(id, file)| (*id, file.crashed(spare, &mut rng, &mut lost_bytes)))
                 .collect(),
             dirs: state
                 .dirs
@@ -154,6 +159,8 @@ impl SimDisk {
             capacity_bytes: state.capacity_bytes,
             ..State::default()
         };
+        crashed.counters.lost_bytes = lost_bytes;
+        crashed.counters.lost_names = (groups.len() - spared.len()) as u64;
         Self {
             state: Arc::new(Mutex::new(crashed)),
         }

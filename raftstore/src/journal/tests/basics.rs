@@ -165,6 +165,9 @@ impl Disk for GatedDisk {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         self.disk.sync_dir(dir)
     }
+    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
+        self.disk.set_mode(path, mode)
+    }
     fn space(&self, path: &Path) -> io::Result<Space> {
         self.disk.space(path)
     }
