@@ -170,7 +170,13 @@ async fn perform(place: &Place, actors: &mut Vec<Actor>) -> Outcome {
             limits: Limits::default(),
         };
         if n == 1 {
-            bootstrap::init(Arc::new(RealDisk), &place.store(n), &config, Duration::from_secs(60)).map_err(text)?;
+            bootstrap::init(
+                Arc::new(RealDisk),
+                &place.store(n),
+                &config,
+                Duration::from_secs(60),
+            )
+            .map_err(text)?;
         } else {
             let token = admin::create_token(&place.store(1), Duration::from_secs(60)).await?;
             let token = token.parse().map_err(text)?;

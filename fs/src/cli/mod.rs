@@ -108,7 +108,13 @@ fn join(make: MakeArgs, peer: std::net::SocketAddr, token: &str) -> Outcome {
         .build()
         .map_err(text)?;
     let node = runtime
-        .block_on(bootstrap::join(Arc::new(RealDisk), &make.store, &config, peer, &token))
+        .block_on(bootstrap::join(
+            Arc::new(RealDisk),
+            &make.store,
+            &config,
+            peer,
+            &token,
+        ))
         .map_err(text)?;
     let store = make.store.display();
     println!(

@@ -15,6 +15,7 @@ use super::{Outcome, text};
 use crate::backend::Backend;
 use crate::fuse::{self, MountHandle, MountOptions};
 use crate::node::bootstrap::listen_error;
+use crate::node::housekeeping;
 use crate::node::mountpoint;
 use crate::node::running::{Running, Surroundings, Trouble};
 use crate::node::service::meta::OpenFiles;
@@ -161,6 +162,7 @@ async fn daemon(store: Store, listener: TcpListener) -> Result<End, String> {
     let mut signals = Signals::new().map_err(text)?;
     let around = Surroundings {
         clock: Arc::new(SystemClock),
+        housekeeping_interval: housekeeping::INTERVAL,
     };
     let (layout, mount) = (store.layout.clone(), store.config.mount.clone());
     let node = tokio::select! {

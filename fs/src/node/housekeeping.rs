@@ -15,8 +15,8 @@ use raftstore::meta::MetaStore;
 use super::config::Limits;
 use super::raft::Raft;
 
-/// Between two looks at the journal.
-const INTERVAL: Duration = Duration::from_secs(2);
+/// Between two looks at the journal, in a node.
+pub const INTERVAL: Duration = Duration::from_secs(2);
 /// Fewer entries are not worth a flush of the engine.
 const PURGE_ENTRIES_MIN: u64 = 64;
 
@@ -26,24 +26,32 @@ pub struct Housekeeping {
     meta: Arc<MetaStore>,
     journal: Arc<Journal>,
     limits: Limits,
+    interval: Duration,
 }
 
 impl Housekeeping {
-    /// Within `limits`.
+    /// Within `limits`, with a look each `interval`.
     #[must_use]
-    pub fn new(raft: Raft, meta: Arc<MetaStore>, journal: Arc<Journal>, limits: Limits) -> Self {
+    pub fn new(
+        raft: Raft,
+        meta: Arc<MetaStore>,
+        journal: Arc<Journal>,
+        limits: Limits,
+        interval: Duration,
+    ) -> Self {
         Self {
             raft,
             meta,
             journal,
             limits,
+            interval,
         }
     }
 
     /// Works until it is dropped.
     pub async fn run(self) {
         loop {
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(self.interval).await;
             if let Err(error) = self.look().await {
                 tracing::warn!(%error, "the journal's housekeeping failed; it goes on");
             }

@@ -144,6 +144,8 @@ pub struct Running {
 pub struct Surroundings {
     /// Clocks.
     pub clock: Arc<dyn Clock>,
+    /// Between two looks at the journal, whether it is to be cut: [`super::housekeeping::INTERVAL`], or less in tests.
+    pub housekeeping_interval: Duration,
 }
 
 /// The parts that services and background work share.
@@ -251,7 +253,8 @@ impl Running {
         )?;
         shared.raft.run();
         found(&mut store, &shared).await?;
-        work(&mut tasks, &shared, &store, &open_files, &backend);
+        let interval = around.housekeeping_interval;
+        work(&mut tasks, &shared, &store, &open_files, (&backend, interval));
         watch_trouble(&mut tasks, &shared, &trouble);
         Ok(Self {
             id,
@@ -529,7 +532,7 @@ fn work(
     shared: &Shared,
     store: &Store,
     open_files: &Arc<OpenFilesSlot>,
-    backend: &Arc<NodeBackend>,
+    (backend, housekeeping_interval): (&Arc<NodeBackend>, Duration),
 ) {
     let session = Arc::clone(&shared.session);
     tasks.spawn(async move { session.run().await });
@@ -551,6 +554,7 @@ fn work(
         Arc::clone(&shared.meta),
         Arc::clone(&shared.journal),
         limits.clone(),
+        housekeeping_interval,
     );
     tasks.spawn(housekeeping.run());
 
@@ -559,7 +563,10 @@ fn work(
         Arc::clone(&shared.plane),
         Arc::clone(backend) as Arc<dyn Propose>,
         Arc::new(move || session.numbers().namer()),
-        MergerOptions::default(),
+        MergerOptions {
+            every: housekeeping_interval,
+            ..MergerOptions::default()
+        },
     );
     let (duties, journal) = (Arc::clone(&shared.duties), Arc::clone(&shared.journal));
     tasks.spawn(async move {

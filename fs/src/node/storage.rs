@@ -172,16 +172,15 @@ fn open_meta(store: &Store, purged: u64) -> Result<OpenedStore, KvError> {
 }
 
 /// Rebuilds the metadata: from this node's journal, if that still has everything, else from another node's state.
-async fn rebuild_meta(
-    store: &Store,
-    damaged: DamagedStore,
-    purged: u64,
-) -> Result<MetaStore, StorageError> {
+async fn rebuild_meta(store: &Store, damaged: DamagedStore, purged: u64) -> Result<MetaStore, StorageError> {
     let why = damaged.why().to_string();
     if purged == 0 {
         drop(damaged);
         set_aside(store, &[store.layout.meta()])?;
-        return Ok(MetaStore::open(Arc::clone(store.layout.disk()), meta_options(store))?);
+        return Ok(MetaStore::open(
+            Arc::clone(store.layout.disk()),
+            meta_options(store),
+        )?);
     }
     let peers = others(store)?;
     if peers.is_empty() {

@@ -483,7 +483,10 @@ mod tests {
     fn what_exists_is_not_touched() {
         let dir = tempfile::tempdir().unwrap();
         let root = made(dir.path());
-        assert!(matches!(NewStore::prepare(disk(), &root), Err(StoreError::Exists(_))));
+        assert!(matches!(
+            NewStore::prepare(disk(), &root),
+            Err(StoreError::Exists(_))
+        ));
         assert!(open(&root).is_ok());
         assert!(matches!(
             open(&dir.path().join("none")),
@@ -501,10 +504,7 @@ mod tests {
             ..identity()
         };
         newer.save(&layout).unwrap();
-        assert!(matches!(
-            open(&root),
-            Err(StoreError::Newer { found: 2, .. })
-        ));
+        assert!(matches!(open(&root), Err(StoreError::Newer { found: 2, .. })));
         files::replace_file(&RealDisk, &layout.identity(), b"\xff\x00garbage", 0o600).unwrap();
         assert!(matches!(open(&root), Err(StoreError::Damaged { .. })));
     }

@@ -1,4 +1,4 @@
-//! Three nodes in one process, over loopback TLS.
+//! Three nodes in one process, over loopback TLS; and one, on a medium that loses power.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -10,12 +10,16 @@ use raftstore::clock::SystemClock;
 use raftstore::disk::RealDisk;
 use raftstore::meta::{FileKind, NewInode, Op, ROOT_INO, Reply};
 
-use super::bootstrap::{self, BootstrapError};
-use super::config::{Config, EngineChoice, Limits, OnQuorumLoss};
-use super::running::{Running, Surroundings};
-use super::store::Store;
-use super::token::JoinToken;
 use crate::backend::{Backend, Propose};
+use crate::node::bootstrap::{self, BootstrapError};
+use crate::node::config::{Config, EngineChoice, Limits, OnQuorumLoss};
+use crate::node::housekeeping;
+use crate::node::running::{Running, Surroundings};
+use crate::node::store::Store;
+use crate::node::token::JoinToken;
+
+mod power_cuts;
+mod recording_disk;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -59,7 +63,13 @@ impl Lab {
 
     fn init(&mut self) {
         let config = self.config("n0");
-        let token = bootstrap::init(Arc::new(RealDisk), &self.store(0), &config, Duration::from_secs(600)).unwrap();
+        let token = bootstrap::init(
+            Arc::new(RealDisk),
+            &self.store(0),
+            &config,
+            Duration::from_secs(600),
+        )
+        .unwrap();
         (self.token, self.configs) = (Some(token), vec![config]);
     }
 
@@ -67,9 +77,15 @@ impl Lab {
         let index = self.configs.len();
         let config = self.config(&format!("n{index}"));
         let token = via.inspector().create_token(60).await.unwrap();
-        bootstrap::join(Arc::new(RealDisk), &self.store(index), &config, self.configs[0].listen, &token)
-            .await
-            .unwrap();
+        bootstrap::join(
+            Arc::new(RealDisk),
+            &self.store(index),
+            &config,
+            self.configs[0].listen,
+            &token,
+        )
+        .await
+        .unwrap();
         self.configs.push(config);
     }
 
@@ -83,6 +99,7 @@ async fn start(store: &Path) -> Running {
     let listener = TcpListener::bind(store.config.listen).unwrap();
     let around = Surroundings {
         clock: Arc::new(SystemClock),
+        housekeeping_interval: housekeeping::INTERVAL,
     };
     let node = Running::start(store, listener, around).await.unwrap();
     tokio::time::timeout(PATIENCE, node.ready())
@@ -221,9 +238,15 @@ async fn tokens_and_names_are_checked() {
         .unwrap_err();
     assert!(matches!(nobody, BootstrapError::Tls(_)), "{nobody}");
     // None of these used it up.
-    bootstrap::join(Arc::new(RealDisk), &lab.store(8), &config, lab.configs[0].listen, &good)
-        .await
-        .unwrap();
+    bootstrap::join(
+        Arc::new(RealDisk),
+        &lab.store(8),
+        &config,
+        lab.configs[0].listen,
+        &good,
+    )
+    .await
+    .unwrap();
     assert!(refused(&lab.config("n10"), &good).await.contains("token"));
     // A short one expires.
     let short = first.inspector().create_token(1).await.unwrap();
