@@ -1,0 +1,196 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::untar::Plan;
+use crate::clock::FakeClock;
+use crate::job::{self, Job};
+use crate::layer::fake::FakeFiles;
+use crate::run::{self, Observer, Outcome};
+use crate::stats::Live;
+use crate::{Error, Result};
+
+struct Quiet;
+
+impl Observer for Quiet {
+    fn begins(&self, _: &Job) {}
+    fn runs(&self, _: &Job, _: Duration, _: &Live) {}
+    fn ended(&self, _: &Job) {}
+}
+
+/// Writes, and syncs, take a millisecond and ten.
+fn disk() -> (Arc<FakeClock>, FakeFiles) {
+    let clock = Arc::new(FakeClock::default());
+    let ms = Duration::from_millis(1);
+    let costs = [
+        ("write", ms),
+        ("read", ms),
+        ("fsync", ms * 10),
+        ("fdatasync", ms * 10),
+        ("stat", ms),
+    ];
+    (clock.clone(), FakeFiles::new(clock, &costs))
+}
+
+fn run_on(clock: &FakeClock, files: &FakeFiles, text: &str) -> Result<Outcome> {
+    let jobs = job::parse("test.fio", text)?;
+    run::run(files, clock, &jobs, &Quiet).map(|mut outcomes| outcomes.remove(0))
+}
+
+fn run_one(text: &str) -> (Outcome, FakeFiles) {
+    let (clock, files) = disk();
+    (run_on(&clock, &files, text).unwrap(), files)
+}
+
+#[test]
+fn syncs_are_exactly_as_many_as_asked_for() {
+    for (options, fsyncs, fdatasyncs) in [
+        ("fdatasync=1", 0, 64),
+        ("fsync=4", 16, 0),
+        ("fsync=3\nfdatasync=8", 21, 8),
+        ("end_fsync=1", 1, 0),
+        ("fsync=64\nend_fsync=1", 2, 0),
+        ("nrfiles=4\nend_fsync=1", 4, 0),
+        ("", 0, 0),
+    ] {
+        let (outcome, files) = run_one(&format!("[j]\nrw=randwrite\nbs=4k\nsize=256k\n{options}"));
+        let calls = files.calls();
+        assert_eq!(calls["write"], 64, "{options}");
+        assert_eq!(calls.get("fsync").copied().unwrap_or(0), fsyncs, "{options}");
+        assert_eq!(
+            calls.get("fdatasync").copied().unwrap_or(0),
+            fdatasyncs,
+            "{options}"
+        );
+        assert_eq!(outcome.stats.sync.count(), fsyncs + fdatasyncs, "{options}");
+        assert_eq!(outcome.stats.write.count(), 64);
+        assert_eq!(outcome.stats.write.bytes, 256 << 10);
+    }
+}
+
+#[test]
+fn rates_and_latencies_follow_the_clock() {
+    let (outcome, _) = run_one("[j]\nrw=write\nsize=400k\nfdatasync=1");
+    // 100 times 1 + 10 ms.
+    assert_eq!(outcome.stats.elapsed, Duration::from_millis(1100));
+    assert_eq!(outcome.stats.write.max_ns, 1_000_000);
+    assert_eq!(outcome.stats.sync.min_ns, 10_000_000);
+}
+
+#[test]
+fn time_based_jobs_go_round_until_their_time_is_over() {
+    let (outcome, _) = run_one("[j]\nrw=write\nsize=40k\nruntime=1\ntime_based");
+    assert_eq!(outcome.stats.write.count(), 1000);
+    let (outcome, _) = run_one("[j]\nrw=write\nsize=40k\nruntime=1");
+    assert_eq!(outcome.stats.write.count(), 10);
+    let (outcome, _) = run_one("[j]\nrw=write\nsize=40k\nio_size=100k");
+    assert_eq!(outcome.stats.write.count(), 25);
+}
+
+#[test]
+fn thinking_and_rate_limits_take_their_time() {
+    let (outcome, _) = run_one("[j]\nrw=write\nsize=400k\nrate_iops=50");
+    assert_eq!(outcome.stats.elapsed, Duration::from_secs(2));
+    let (outcome, _) = run_one("[j]\nrw=write\nsize=40k\nthinktime=1000");
+    assert_eq!(outcome.stats.elapsed, Duration::from_millis(20));
+}
+
+#[test]
+fn the_same_seed_writes_the_same_places() {
+    let places = |seed: u32| {
+        let text = format!("[j]\nrw=randwrite\nsize=1m\nnrfiles=3\nrandseed={seed}");
+        run_one(&text).1.writes()
+    };
+    assert_eq!(places(1), places(1));
+    assert_ne!(places(1), places(2));
+}
+
+#[test]
+fn clones_have_their_own_files_and_offsets() {
+    let (outcome, files) = run_one("[j]\nrw=randwrite\nsize=256k\nnumjobs=3");
+    assert_eq!(outcome.stats.write.count(), 192);
+    let of = |clone: &str| -> Vec<u64> {
+        let path = format!("{}/j/{clone}/0", run::DATA);
+        let writes = files.writes();
+        writes
+            .iter()
+            .filter(|(name, _)| *name == path)
+            .map(|(_, at)| *at)
+            .collect()
+    };
+    assert_eq!(of("0").len(), 64);
+    assert_ne!(of("0"), of("1"));
+}
+
+#[test]
+fn every_byte_written_is_verified() {
+    for (options, blocks) in [
+        ("rw=randwrite\nsize=256k\nio_size=400k", 64),
+        ("rw=write\nbs=5000\nsize=50000\nnrfiles=2", 10),
+        ("rw=randrw\nsize=256k\nnumjobs=2", 128),
+        ("ioengine=createfiles\nnrfiles=20", 20),
+        ("ioengine=replacefile\nnrfiles=5\ntime_based\nruntime=1", 5),
+        ("ioengine=untar\nnrfiles=100\nsize=1m", 100),
+    ] {
+        let (outcome, _) = run_one(&format!("[j]\nverify=crc32\n{options}"));
+        assert_eq!(outcome.verified, blocks, "{options}");
+    }
+}
+
+/// Spoils the files when the job has run.
+struct Spoiler(FakeFiles);
+
+impl Observer for Spoiler {
+    fn begins(&self, _: &Job) {}
+    fn runs(&self, _: &Job, _: Duration, _: &Live) {}
+    fn ended(&self, _: &Job) {
+        self.0.corrupt();
+    }
+}
+
+#[test]
+fn wrong_bytes_are_found() {
+    for options in [
+        "rw=randwrite\nsize=256k",
+        "ioengine=createfiles\nnrfiles=20",
+        "ioengine=replacefile\nnrfiles=5",
+        "ioengine=untar\nnrfiles=100\nsize=1m",
+    ] {
+        let (clock, files) = disk();
+        let jobs = job::parse("x", &format!("[j]\nverify=crc32\n{options}")).unwrap();
+        let outcome = run::run(&files, &*clock, &jobs, &Spoiler(files.clone()));
+        assert!(
+            matches!(outcome, Err(Error::Verify { .. })),
+            "{options}: {outcome:?}"
+        );
+    }
+}
+
+#[test]
+fn file_engines_call_what_they_are_named_for() {
+    let calls = |text: &str| run_one(&format!("[j]\nnrfiles=10\n{text}")).1.calls();
+    assert_eq!(calls("ioengine=filestat")["stat"], 10);
+    assert_eq!(calls("ioengine=filedelete")["unlink"], 10);
+    assert_eq!(calls("ioengine=filecreate")["open"], 10);
+    let replaced = calls("ioengine=replacefile");
+    // Ten are there before.
+    assert_eq!(
+        (replaced["write"], replaced["fsync"], replaced["rename"]),
+        (20, 10, 10)
+    );
+    let read = calls("ioengine=readfiles");
+    assert_eq!((read["open"], read["fstat"], read["read"]), (20, 10, 10));
+    let created = calls("ioengine=createfiles\nend_fsync=1");
+    // One sync of the tree before, one in the job, one after.
+    assert_eq!((created["write"], created["sync_tree"]), (10, 3));
+}
+
+#[test]
+fn a_tree_has_the_files_and_bytes_asked_for() {
+    let plan = Plan::new(1700, 32 << 20, 1);
+    assert_eq!(plan, Plan::new(1700, 32 << 20, 1));
+    assert_eq!(plan.files.len(), 1700);
+    assert_eq!(plan.files.iter().map(|(_, bytes)| bytes).sum::<u64>(), 32 << 20);
+    assert_eq!(plan.dirs.len(), 100);
+    assert!(plan.files.iter().any(|(_, bytes)| *bytes < 1000));
+    assert!(plan.files.iter().any(|(_, bytes)| *bytes > 100_000));
+}

@@ -1,0 +1,365 @@
+//! What is reported: a [`Document`], which is fio's JSON (`fio --output-format=json`) with one object more, and what is
+//! made of documents: tables, pages, comparisons.
+
+pub mod compare;
+pub mod html;
+pub mod svg;
+pub mod table;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::run::Outcome;
+use crate::stats::{Series, Tally};
+
+/// The percentiles that fio reports.
+const PERCENTILES: [f64; 17] = [
+    1.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95, 99.99,
+];
+
+/// A run's report.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Document {
+    /// The program and its version.
+    #[serde(rename = "fio version")]
+    pub version: String,
+    /// When it ended, in seconds since 1970.
+    #[serde(default)]
+    pub timestamp: u64,
+    /// The same in milliseconds.
+    #[serde(default)]
+    pub timestamp_ms: u64,
+    /// The jobs, in the order in which they ran.
+    #[serde(default)]
+    pub jobs: Vec<JobReport>,
+}
+
+/// One job's part; its clones are one group.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct JobReport {
+    /// Its name.
+    pub jobname: String,
+    /// Its place in the report.
+    #[serde(default)]
+    pub groupid: u64,
+    /// 0: a job that fails ends the run.
+    #[serde(default)]
+    pub error: i32,
+    /// Seconds that it took.
+    #[serde(default)]
+    pub elapsed: u64,
+    /// The options as they were given.
+    #[serde(rename = "job options", default)]
+    pub options: BTreeMap<String, String>,
+    /// Reads.
+    #[serde(default)]
+    pub read: Direction,
+    /// Writes.
+    #[serde(default)]
+    pub write: Direction,
+    /// Nothing here trims.
+    #[serde(default)]
+    pub trim: Direction,
+    /// fsync, fdatasync, syncfs.
+    #[serde(default)]
+    pub sync: Syncs,
+    /// Milliseconds that it took.
+    #[serde(default)]
+    pub job_runtime: u64,
+    /// What fio does not have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bramble_bench: Option<Extra>,
+}
+
+/// What fio's JSON has no place for.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Extra {
+    /// Clones that ran at a time.
+    pub clones: u32,
+    /// Blocks read back and found right.
+    pub verified_blocks: u64,
+    /// Reads over time.
+    pub read: Rates,
+    /// Writes over time.
+    pub write: Rates,
+    /// Syncs over time.
+    pub sync: Rates,
+}
+
+/// Operations over time.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Rates {
+    /// Length of each interval.
+    pub interval_ms: u64,
+    /// Operations in each interval.
+    pub counts: Vec<u64>,
+}
+
+/// Reads or writes of a job.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+#[expect(missing_docs, reason = "fio's names, explained in its documentation")]
+pub struct Direction {
+    pub io_bytes: u64,
+    pub io_kbytes: u64,
+    /// Bytes a second.
+    pub bw_bytes: u64,
+    /// KiB a second.
+    pub bw: u64,
+    pub iops: f64,
+    /// Milliseconds.
+    pub runtime: u64,
+    pub total_ios: u64,
+    pub short_ios: u64,
+    pub drop_ios: u64,
+    pub slat_ns: Latency,
+    pub clat_ns: Latency,
+    pub lat_ns: Latency,
+    pub bw_min: u64,
+    pub bw_max: u64,
+    pub bw_agg: f64,
+    pub bw_mean: f64,
+    pub bw_dev: f64,
+    pub bw_samples: u64,
+    pub iops_min: u64,
+    pub iops_max: u64,
+    pub iops_mean: f64,
+    pub iops_stddev: f64,
+    pub iops_samples: u64,
+}
+
+/// Syncs of a job.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Syncs {
+    /// Their number. (fio leaves it 0; see `lat_ns.N`.)
+    pub total_ios: u64,
+    /// Their latencies.
+    pub lat_ns: Latency,
+}
+
+/// Latencies in nanoseconds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Latency {
+    /// The shortest.
+    pub min: u64,
+    /// The longest.
+    pub max: u64,
+    /// Their mean.
+    pub mean: f64,
+    /// Their standard deviation.
+    pub stddev: f64,
+    /// Their number.
+    #[serde(rename = "N")]
+    pub count: u64,
+    /// By percentile, as "99.900000".
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub percentile: BTreeMap<String, u64>,
+}
+
+impl Document {
+    /// The report of what was run; `unix_ms` dates it.
+    #[must_use]
+    pub fn new(outcomes: &[Outcome], unix_ms: u64) -> Self {
+        Self {
+            version: format!("bramble-bench-{}", env!("CARGO_PKG_VERSION")),
+            timestamp: unix_ms / 1000,
+            timestamp_ms: unix_ms,
+            jobs: outcomes.iter().enumerate().map(JobReport::new).collect(),
+        }
+    }
+
+    /// The job of that name.
+    #[must_use]
+    pub fn job(&self, name: &str) -> Option<&JobReport> {
+        self.jobs.iter().find(|job| job.jobname == name)
+    }
+}
+
+impl JobReport {
+    fn new((index, outcome): (usize, &Outcome)) -> Self {
+        let stats = &outcome.stats;
+        let seconds = stats.elapsed.as_secs_f64();
+        let extra = Extra {
+            clones: outcome.job.clones,
+            verified_blocks: outcome.verified,
+            read: Rates::new(&stats.read.series),
+            write: Rates::new(&stats.write.series),
+            sync: Rates::new(&stats.sync.series),
+        };
+        Self {
+            jobname: outcome.job.name.clone(),
+            groupid: index as u64,
+            error: 0,
+            elapsed: stats.elapsed.as_secs_f64().ceil() as u64,
+            options: outcome.job.options.iter().cloned().collect(),
+            read: Direction::new(&stats.read, seconds),
+            write: Direction::new(&stats.write, seconds),
+            trim: Direction::default(),
+            sync: Syncs {
+                total_ios: stats.sync.count(),
+                lat_ns: Latency::new(&stats.sync),
+            },
+            job_runtime: (seconds * 1000.0).round() as u64,
+            bramble_bench: Some(extra),
+        }
+    }
+
+    /// Reads and writes a second.
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        self.read.iops + self.write.iops
+    }
+
+    /// MiB read and written a second.
+    #[must_use]
+    pub fn mib_per_second(&self) -> f64 {
+        (self.read.bw_bytes + self.write.bw_bytes) as f64 / f64::from(1 << 20)
+    }
+
+    /// Operations: reads and writes.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.read.total_ios + self.write.total_ios
+    }
+
+    /// The latencies that say most: of writes if there are any, otherwise of reads.
+    #[must_use]
+    pub fn latency(&self) -> &Latency {
+        if self.write.total_ios > 0 {
+            &self.write.clat_ns
+        } else {
+            &self.read.clat_ns
+        }
+    }
+
+    /// Those of what a caller waits for before it knows its data safe: of syncs if there are any.
+    #[must_use]
+    pub fn waiting(&self) -> &Latency {
+        if self.sync.lat_ns.count > 1 {
+            &self.sync.lat_ns
+        } else {
+            self.latency()
+        }
+    }
+}
+
+impl Rates {
+    fn new(series: &Series) -> Self {
+        Self {
+            interval_ms: u64::try_from(series.interval.as_millis()).unwrap_or(u64::MAX),
+            counts: series.counts.clone(),
+        }
+    }
+
+    /// Points (seconds, operations a second) in the middle of each full interval.
+    #[must_use]
+    pub fn points(&self) -> Vec<(f64, f64)> {
+        let seconds = self.interval_ms as f64 / 1000.0;
+        let full = self.counts.len().saturating_sub(1);
+        let rate = |(i, count): (usize, &u64)| ((i as f64 + 0.5) * seconds, *count as f64 / seconds);
+        self.counts.iter().take(full).enumerate().map(rate).collect()
+    }
+}
+
+impl Direction {
+    fn new(tally: &Tally, seconds: f64) -> Self {
+        let count = tally.count();
+        if count == 0 {
+            return Self::default();
+        }
+        let per_second = |value: f64| if seconds > 0.0 { value / seconds } else { 0.0 };
+        let latency = Latency::new(tally);
+        let rates: Vec<f64> = Rates::new(&tally.series)
+            .points()
+            .iter()
+            .map(|(_, rate)| *rate)
+            .collect();
+        let (min, max, mean, deviation) = spread(&rates);
+        let kib = tally.bytes as f64 / count as f64 / 1024.0;
+        let bandwidth = per_second(tally.bytes as f64);
+        Self {
+            io_bytes: tally.bytes,
+            io_kbytes: tally.bytes / 1024,
+            bw_bytes: bandwidth as u64,
+            bw: (bandwidth / 1024.0) as u64,
+            iops: per_second(count as f64),
+            runtime: (seconds * 1000.0).round() as u64,
+            total_ios: count,
+            short_ios: 0,
+            drop_ios: 0,
+            slat_ns: Latency::default(),
+            lat_ns: Latency {
+                percentile: BTreeMap::new(),
+                ..latency.clone()
+            },
+            clat_ns: latency,
+            bw_min: (min * kib) as u64,
+            bw_max: (max * kib) as u64,
+            bw_agg: 100.0,
+            bw_mean: mean * kib,
+            bw_dev: deviation * kib,
+            bw_samples: rates.len() as u64,
+            iops_min: min as u64,
+            iops_max: max as u64,
+            iops_mean: mean,
+            iops_stddev: deviation,
+            iops_samples: rates.len() as u64,
+        }
+    }
+}
+
+/// Least, greatest, mean, standard deviation.
+fn spread(values: &[f64]) -> (f64, f64, f64, f64) {
+    if values.is_empty() {
+        return (0.0, 0.0, 0.0, 0.0);
+    }
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count;
+    let min = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let max = values.iter().copied().fold(0.0, f64::max);
+    (min, max, mean, variance.sqrt())
+}
+
+impl Latency {
+    fn new(tally: &Tally) -> Self {
+        if tally.count() == 0 {
+            return Self::default();
+        }
+        let histogram = &tally.latency_ns;
+        let percentile = PERCENTILES.iter().map(|percent| {
+            // The histogram's answer is the end of a bucket; nothing took longer than the longest.
+            let value = histogram.value_at_quantile(percent / 100.0).min(tally.max_ns);
+            (format!("{percent:.6}"), value)
+        });
+        Self {
+            min: tally.min_ns,
+            max: tally.max_ns,
+            mean: tally.mean_ns(),
+            stddev: histogram.stdev(),
+            count: tally.count(),
+            percentile: percentile.collect(),
+        }
+    }
+
+    /// The latency at a percentile that fio reports.
+    #[must_use]
+    pub fn at(&self, percent: f64) -> Option<u64> {
+        self.percentile.get(&format!("{percent:.6}")).copied()
+    }
+
+    /// Points (percentile, nanoseconds), rising.
+    #[must_use]
+    pub fn points(&self) -> Vec<(f64, f64)> {
+        let parse = |(key, value): (&String, &u64)| Some((key.parse::<f64>().ok()?, *value as f64));
+        let mut points: Vec<_> = self.percentile.iter().filter_map(parse).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        points
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! The jobs that are built in: those of `bench/jobs`.
+
+use std::time::Duration;
+
+use crate::Result;
+use crate::job::{self, Job};
+
+/// Which of them to run, and how large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Suite {
+    /// An eighth of the files and bytes, two seconds a job.
+    Quick,
+    /// All jobs as they are.
+    Core,
+}
+
+impl Suite {
+    /// Its jobs.
+    ///
+    /// # Errors
+    /// None: a test reads the files.
+    pub fn jobs(self) -> Result<Vec<Job>> {
+        let mut jobs = job::parse("core.fio", include_str!("../jobs/core.fio"))?;
+        jobs.extend(job::parse("own.jobs", include_str!("../jobs/own.jobs"))?);
+        Ok(match self {
+            Self::Core => jobs,
+            Self::Quick => jobs
+                .into_iter()
+                .map(|job| {
+                    let mut job = job.scaled_down();
+                    job.run_for(Duration::from_secs(2));
+                    job
+                })
+                .collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_suites_can_be_read() {
+        let core = Suite::Core.jobs().unwrap();
+        assert_eq!(core.len(), 12);
+        assert_eq!(Suite::Quick.jobs().unwrap().len(), 12);
+        let untar = core.iter().find(|job| job.name == "untar-1700-files").unwrap();
+        assert_eq!((untar.files, untar.size_bytes), (1700, 32 << 20));
+        let names: std::collections::BTreeSet<_> = core.iter().map(|job| &job.name).collect();
+        assert_eq!(names.len(), 12, "their names are unique");
+    }
+}
