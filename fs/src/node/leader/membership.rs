@@ -13,8 +13,10 @@ pub struct View {
     pub registered: BTreeSet<NodeId>,
     /// Of those, the ones that were heard of recently.
     pub live: BTreeSet<NodeId>,
-    /// Raft's voters.
+    /// Raft's voters; while the configuration is joint, those of both halves.
     pub voters: BTreeSet<NodeId>,
+    /// A change of the voters was left half done: a majority of the old ones *and* one of the new ones decide.
+    pub joint: bool,
     /// Raft's learners.
     pub learners: BTreeSet<NodeId>,
     /// Learners that have nearly all of the log.
@@ -24,6 +26,9 @@ pub struct View {
 /// One change of Raft's membership.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// Finish a change that another leader began: its second half is an entry of its own, and who began may have died
+    /// in between.
+    Finish,
     /// The leader itself was removed: another voter must lead and remove it.
     HandOver(NodeId),
     /// Remove from the voters (not left as learners).
@@ -53,6 +58,9 @@ pub fn voters_wanted(nodes: usize) -> usize {
 /// administrator, who knows whether it comes back.
 #[must_use]
 pub fn next_step(view: &View) -> Option<Step> {
+    if view.joint {
+        return Some(Step::Finish);
+    }
     let gone = |members: &BTreeSet<NodeId>| -> BTreeSet<NodeId> { members - &view.registered };
     if !view.registered.contains(&view.leader) {
         let heir = view
@@ -143,6 +151,7 @@ mod tests {
         for count in 0..64 {
             let Some(step) = next_step(view) else { return count };
             match step {
+                Step::Finish => view.joint = false,
                 Step::HandOver(to) => view.leader = to,
                 Step::RemoveVoters(nodes) => view.voters = &view.voters - &nodes,
                 Step::RemoveLearners(nodes) => view.learners = &view.learners - &nodes,
@@ -205,9 +214,28 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_was_left_half_done_is_finished_first() {
+        let mut view = View {
+            leader: 1,
+            joint: true,
+            registered: set(1..=3),
+            live: set(1..=3),
+            voters: set(1..=3),
+            ..View::default()
+        };
+        assert_eq!(next_step(&view), Some(Step::Finish));
+        // Also when there is something else to do.
+        view.registered = set(1..=2);
+        assert_eq!(next_step(&view), Some(Step::Finish));
+        settle(&mut view);
+        assert!(!view.joint && view.voters == set(1..=2));
+    }
+
+    #[test]
     fn silent_members_stay() {
         let view = View {
             leader: 1,
+            joint: false,
             registered: set(1..=4),
             live: set([1, 2, 4]),
             voters: set(1..=3),
