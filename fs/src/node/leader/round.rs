@@ -15,7 +15,7 @@ use raftstore::meta::{Ino, MetaStore, NodeId, NodeInfo, Op, PLACEMENT_GROUPS};
 use raftstore::raft::Member;
 
 use super::duties::Duties;
-use super::liveness::Liveness;
+use super::liveness::{Liveness, SILENT_AFTER};
 use super::membership::{self, Step, View};
 use super::placement;
 use crate::node::raft::Raft;
@@ -96,8 +96,15 @@ impl Rounds {
     /// Goes round as long as the node lives.
     pub async fn run(mut self) {
         let mut led = None;
+        let mut looked_at = self.clock.monotonic();
         loop {
             tokio::time::sleep(ROUND_INTERVAL).await;
+            let now = self.clock.monotonic();
+            if now.saturating_sub(looked_at) >= SILENT_AFTER {
+                // It was this node that stood still: who called meanwhile has not been heard yet.
+                self.duties.liveness().restart();
+            }
+            looked_at = now;
             if !self.duties.leads() {
                 led = None;
                 continue;
@@ -200,6 +207,7 @@ impl Rounds {
         };
         tracing::info!(?step, "changing the membership");
         let (change, retain) = match step {
+            Step::Finish => (ChangeMembers::AddVoterIds(BTreeSet::new()), true),
             Step::HandOver(to) => {
                 let done = self.raft.trigger().transfer_leader(to).await;
                 return done.map_err(|error| RoundError::Membership(error.to_string()));
@@ -260,8 +268,9 @@ impl Rounds {
         Ok(())
     }
 
-    /// Frees unlinked inodes that no live session's node has open. Asked after they were unlinked: no node can open
-    /// them any more, so an answer stays true.
+    /// Frees unlinked inodes that no node has open. Asked after they were unlinked: no node can open them any more, so
+    /// an answer stays true. A node without a session is asked too: its files are open all the same, it may just be
+    /// about to open another session. One that is silent, and whose session has gone, is not waited for.
     async fn reap(&mut self) -> Result<(), RoundError> {
         let reader = self.meta.reader();
         let orphans = reader.orphans(self.orphans_after, ORPHANS_PER_ROUND)?;
@@ -275,11 +284,13 @@ impl Rounds {
         }
         let index = *self.meta.applied().borrow();
         let mut open = BTreeSet::new();
-        let nodes: BTreeSet<NodeId> = reader
+        let mut nodes: BTreeSet<NodeId> = reader
             .sessions()?
             .into_iter()
             .map(|session| session.node)
             .collect();
+        let registered = reader.nodes()?.into_iter().map(|node| node.id);
+        nodes.extend(registered.filter(|node| self.duties.liveness().may_be_live(*node)));
         for node in nodes {
             open.extend(self.open_on(node, index, &orphans).await?);
         }
@@ -354,6 +365,7 @@ pub fn view_of(raft: &Raft, meta: &MetaStore, liveness: &Liveness) -> Result<Vie
         registered,
         live,
         voters: membership.voter_ids().collect(),
+        joint: membership.get_joint_config().len() > 1,
         caught_up: learners.iter().copied().filter(has_most).collect(),
         learners,
     })
