@@ -148,7 +148,7 @@ impl Duties {
     ///
     /// # Errors
     /// [`WireError::NotLeader`], [`WireError::Removed`], [`WireError::NotNow`].
-    pub fn keep_alive(&self, request: &KeepAliveRequest) -> Result<KeepAliveResponse, WireError> {
+    pub async fn keep_alive(&self, request: &KeepAliveRequest) -> Result<KeepAliveResponse, WireError> {
         if !self.leads() {
             return Err(not_leader(&self.raft, &self.directory));
         }
@@ -160,14 +160,21 @@ impl Duties {
         if self.directory.was_removed(request.node_id) {
             return Err(WireError::Removed);
         }
-        let session = self.meta.reader().session(SessionId(request.session));
-        let session = session.map_err(|error| WireError::NotNow(error.to_string()))?;
+        let mut alive = self.has_session(request)?;
+        if !alive && request.session != SessionId::SYSTEM.0 {
+            // Only a leader that a majority still follows can know that: another one may have opened the session.
+            self.catch_up().await?;
+            alive = self.has_session(request)?;
+        }
         self.liveness.heard(request);
         let nodes = self.liveness.report(self.directory.members().keys().copied());
-        Ok(KeepAliveResponse {
-            alive: session.is_some_and(|session| session.node == request.node_id),
-            nodes,
-        })
+        Ok(KeepAliveResponse { alive, nodes })
+    }
+
+    fn has_session(&self, request: &KeepAliveRequest) -> Result<bool, WireError> {
+        let session = self.meta.reader().session(SessionId(request.session));
+        let session = session.map_err(|error| WireError::NotNow(error.to_string()))?;
+        Ok(session.is_some_and(|session| session.node == request.node_id))
     }
 }
 

@@ -92,7 +92,7 @@ impl Meta for MetaService {
         if caller != Some(request.node_id) {
             return Err(WireError::NotMember.into());
         }
-        Ok(Response::new(self.duties.keep_alive(&request)?))
+        Ok(Response::new(self.duties.keep_alive(&request).await?))
     }
 
     async fn open_inodes(

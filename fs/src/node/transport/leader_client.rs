@@ -121,7 +121,12 @@ impl LeaderClient {
             proposal: encode(&head)?,
             payload,
         };
-        let response = timed(PROPOSE_TIMEOUT, self.client(listen)?.propose(request)).await?;
+        let response = timed(PROPOSE_TIMEOUT, self.client(listen)?.propose(request)).await;
+        // Another node has stopped, not this one: the next leader will tell.
+        let response = response.map_err(|error| match error {
+            WireError::Stopped(why) => WireError::Unknown(why),
+            error => error,
+        })?;
         // From here on it was committed, whatever becomes of the answer.
         let answer = decode(&response.reply).map_err(|error| WireError::Unknown(error.to_string()))?;
         Ok((response.log_index, answer))
@@ -140,7 +145,7 @@ impl LeaderClient {
                     self.client(&listen)?.read_index(ReadIndexRequest {}),
                 )
                 .await;
-                response.map(|response| response.log_index)
+                response.map(|response| response.log_index).map_err(for_now)
             }
         };
         self.learn(result)
@@ -152,14 +157,13 @@ impl LeaderClient {
     /// Any [`WireError`].
     pub async fn keep_alive(&self, request: &KeepAliveRequest) -> Result<KeepAliveResponse, WireError> {
         let result = match self.locate()? {
-            Leader::Here => self.duties.keep_alive(request),
-            Leader::At(listen) => {
-                timed(
-                    QUESTION_TIMEOUT,
-                    self.client(&listen)?.keep_alive(request.clone()),
-                )
-                .await
-            }
+            Leader::Here => self.duties.keep_alive(request).await,
+            Leader::At(listen) => timed(
+                QUESTION_TIMEOUT,
+                self.client(&listen)?.keep_alive(request.clone()),
+            )
+            .await
+            .map_err(for_now),
         };
         self.learn(result)
     }
@@ -182,6 +186,14 @@ impl LeaderClient {
             std::future::pending().await
         };
         let _ = tokio::time::timeout(PAUSE, changed).await;
+    }
+}
+
+/// A node that says of itself that it has stopped does not speak for this one: another will lead.
+fn for_now(error: WireError) -> WireError {
+    match error {
+        WireError::Stopped(why) => WireError::NotNow(why),
+        error => error,
     }
 }
 
