@@ -106,7 +106,9 @@ impl Storage {
                 let why = damaged.why().to_string();
                 tracing::error!(why, "the metadata is damaged and is rebuilt");
                 warnings.push(format!("the metadata was rebuilt: {why}"));
-                rebuild_meta(store, damaged, purged).await?
+                let meta = rebuild_meta(store, damaged, purged).await?;
+                drop_conflicting_tail(&journal, &meta).await?;
+                meta
             }
         };
         let chunks = ChunkStore::open(
@@ -206,6 +208,27 @@ async fn rebuild_meta(store: &Store, damaged: DamagedStore, purged: u64) -> Resu
             why: said,
         }),
     }
+}
+
+/// Drops the end of the log if it is not what the cluster decided: entries of an earlier leader that were never
+/// committed, at indexes at which the state that was taken over has others.
+async fn drop_conflicting_tail(journal: &Journal, meta: &MetaStore) -> Result<(), StorageError> {
+    let Some(reached) = meta.applied_state().last else {
+        return Ok(());
+    };
+    let index = reached.index;
+    let here = journal.read(index..index + 1, usize::MAX).await?;
+    if here
+        .first()
+        .is_some_and(|entry| entry.log_id.index == index && entry.log_id != reached)
+    {
+        tracing::warn!(
+            index,
+            "the log ends with entries that the cluster did not commit; they are dropped"
+        );
+        journal.truncate_after(index.checked_sub(1)).await?;
+    }
+    Ok(())
 }
 
 async fn pull_snapshot(
