@@ -5,6 +5,7 @@
 )]
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use crate::{Error, Result};
@@ -23,4 +24,41 @@ pub fn read(path: &Path) -> Result<String> {
 /// With the file's name.
 pub fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(Error::io("write", path))
+}
+
+/// Appends to a file, which is made if it is missing.
+///
+/// # Errors
+/// With the file's name.
+pub fn append(path: &Path, text: &str) -> Result<()> {
+    append_to(path)?
+        .write_all(text.as_bytes())
+        .map_err(Error::io("write", path))
+}
+
+/// Opens a file to append to, which is made if it is missing.
+///
+/// # Errors
+/// With the file's name.
+pub fn append_to(path: &Path) -> Result<fs::File> {
+    let open = fs::OpenOptions::new().create(true).append(true).open(path);
+    open.map_err(Error::io("open", path))
+}
+
+/// Makes a file of so many bytes, with nothing in it.
+///
+/// # Errors
+/// With the file's name.
+pub fn make_sparse(path: &Path, bytes: u64) -> Result<()> {
+    fs::File::create(path)
+        .and_then(|file| file.set_len(bytes))
+        .map_err(Error::io("make", path))
+}
+
+/// Makes a directory.
+///
+/// # Errors
+/// With its name; also if it is there.
+pub fn make_dir(path: &Path) -> Result<()> {
+    fs::create_dir(path).map_err(Error::io("make", path))
 }

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod error;
 pub mod files;
 pub mod job;
+pub mod lab;
 pub mod layer;
 pub mod offsets;
 pub mod pattern;

@@ -9,7 +9,7 @@ use bramble_bench::layer::Directory;
 use bramble_bench::progress::Progress;
 use bramble_bench::report::{Document, compare, html, table};
 use bramble_bench::suite::Suite;
-use bramble_bench::{Error, Result, files, job, run};
+use bramble_bench::{Error, Result, files, job, lab, run};
 use clap::{Args, Parser, Subcommand};
 
 /// Benchmarks of directories in fio's terms, and a lab that compares filesystems on slow media.
@@ -26,6 +26,8 @@ enum Command {
     Run(RunArgs),
     /// Shows reports side by side, with ratios to the first one; reads fio's JSON too.
     Compare(CompareArgs),
+    /// Builds hosts with slow media on this machine and runs the jobs on several filesystems there. Needs root.
+    Lab(lab::Options),
 }
 
 #[derive(Debug, Args)]
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run_jobs(&args),
         Command::Compare(args) => compare_reports(&args),
+        Command::Lab(options) => lab::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -120,12 +123,16 @@ fn compare_reports(args: &CompareArgs) -> Result<()> {
         .iter()
         .map(|(name, document)| (name.as_str(), document))
         .collect();
-    let (rates, latencies) = (compare::rates(&reports), compare::latencies(&reports, 99.0));
-    println!("{}\n{}", rates.text(), latencies.text());
+    let pairs = compare::to_first(&reports);
+    let figures = [compare::RATE, compare::WAIT_P50, compare::WAIT_P99];
+    let tables = figures.map(|figure| (figure.name, figure.table(&reports, &pairs)));
+    for (_, table) in &tables {
+        println!("{}", table.text());
+    }
     if let Some(path) = &args.html {
-        let tables = [("Rates", &rates), ("Latencies", &latencies)];
-        let page = html::page("Comparison", "Ratios are to the first report.", &tables, &reports);
-        files::write(path, &page)?;
+        let note = "Ratios are to the first report. A wait is that for an operation and the sync after it.";
+        let tables = tables.each_ref().map(|(name, table)| (*name, table));
+        files::write(path, &html::page("Comparison", note, &tables, &reports))?;
     }
     Ok(())
 }

@@ -150,7 +150,7 @@ fn work(engine: &mut dyn Engine, clock: &dyn Clock, job: &Job, live: &Live) -> R
     let mut recorder = Recorder::new(clock, live)?;
     let mut operations: u32 = 0;
     while job.runtime.is_none_or(|runtime| recorder.elapsed() < runtime) {
-        if !engine.step(&mut recorder)? {
+        if !recorder.step(|recorder| engine.step(recorder))? {
             if job.time_based && engine.rewind()? {
                 continue;
             }

@@ -148,6 +148,8 @@ pub struct Stats {
     pub write: Tally,
     /// Syncs.
     pub sync: Tally,
+    /// What a caller waits for: an operation and the sync after it, if there is one.
+    pub step: Tally,
     /// From the common start to the end of the last clone.
     pub elapsed: Duration,
 }
@@ -163,6 +165,7 @@ impl Stats {
             read: tally()?,
             write: tally()?,
             sync: tally()?,
+            step: tally()?,
             elapsed: Duration::ZERO,
         })
     }
@@ -172,6 +175,7 @@ impl Stats {
         self.read.merge(&other.read);
         self.write.merge(&other.write);
         self.sync.merge(&other.sync);
+        self.step.merge(&other.step);
         self.elapsed = self.elapsed.max(other.elapsed);
     }
 }
@@ -238,6 +242,24 @@ impl<'a> Recorder<'a> {
             self.live.bytes.fetch_add(bytes, Ordering::Relaxed);
         }
         Ok(answer)
+    }
+
+    /// Takes the time of an operation with what belongs to it, if there was one: `work` answers true.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn step<E>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> std::result::Result<bool, E>,
+    ) -> std::result::Result<bool, E> {
+        let begin = self.clock.now();
+        let done = work(self)?;
+        if done {
+            let end = self.clock.now();
+            let at = end.saturating_sub(self.start);
+            self.stats.step.add(at, end.saturating_sub(begin), 0);
+        }
+        Ok(done)
     }
 
     /// Ends now.

@@ -189,6 +189,14 @@ impl Job {
         for bytes in bytes.into_iter().flatten() {
             *bytes = (*bytes / BY).max(block);
         }
+        for (key, now) in [
+            ("nrfiles", Some(self.files)),
+            ("size", Some(self.size_bytes)),
+            ("filesize", self.file_bytes),
+            ("io_size", self.io_bytes),
+        ] {
+            self.note(key, now.unwrap_or(0));
+        }
         self
     }
 
@@ -196,6 +204,14 @@ impl Job {
     pub fn run_for(&mut self, time: Duration) {
         if self.time_based {
             self.runtime = Some(time);
+            self.note("runtime", time.as_secs());
+        }
+    }
+
+    /// Makes the report tell an option's new value, if the option was given.
+    fn note(&mut self, key: &str, value: u64) {
+        if let Some((_, text)) = self.options.iter_mut().find(|(known, _)| known == key) {
+            *text = value.to_string();
         }
     }
 }

@@ -1,67 +1,81 @@
 //! Several reports side by side.
 
+use super::JobReport;
 use super::html::{Named, job_names};
 use super::table::{self, Table};
 
-/// Rates of each report, and how many times the first one's they are.
-#[must_use]
-pub fn rates(reports: &[Named]) -> Table {
-    let mut head = vec!["ops/s".to_owned()];
-    head.extend(reports.iter().map(|(name, _)| (*name).to_owned()));
-    head.extend(ratio_heads(reports));
-    let mut table = Table::new(head);
-    for job in job_names(reports) {
-        let values: Vec<_> = reports
-            .iter()
-            .map(|(_, document)| document.job(job).map(super::JobReport::rate))
-            .collect();
-        table.row(cells(job, &values, table::number));
+/// A figure of each job, in each report, and the ratios of the pairs `(a, b)` of reports, a / b.
+#[derive(Clone, Copy)]
+pub struct Figure {
+    /// What it is, for the table's head.
+    pub name: &'static str,
+    /// Reads it from a job's report.
+    pub value: fn(&JobReport) -> Option<f64>,
+    /// Writes it.
+    pub text: fn(f64) -> String,
+}
+
+/// Operations a second.
+pub const RATE: Figure = Figure {
+    name: "operations/s",
+    value: |job| Some(job.rate()),
+    text: table::number,
+};
+
+/// Half of the callers waited no longer than this for an operation and the sync after it, if there is one.
+pub const WAIT_P50: Figure = Figure {
+    name: "wait, p50",
+    value: |job| wait(job, 50.0),
+    text: table::time,
+};
+
+/// All but one per cent of the callers waited no longer than this.
+pub const WAIT_P99: Figure = Figure {
+    name: "wait, p99",
+    value: |job| wait(job, 99.0),
+    text: table::time,
+};
+
+fn wait(job: &JobReport, percent: f64) -> Option<f64> {
+    let latency = job.waiting();
+    latency
+        .at(percent)
+        .filter(|_| latency.count > 0)
+        .map(|ns| ns as f64)
+}
+
+impl Figure {
+    /// The table.
+    #[must_use]
+    pub fn table(&self, reports: &[Named], pairs: &[(usize, usize)]) -> Table {
+        let name = |index: usize| reports.get(index).map_or("", |(name, _)| name);
+        let mut head = vec![self.name.to_owned()];
+        head.extend(reports.iter().map(|(name, _)| (*name).to_owned()));
+        head.extend(pairs.iter().map(|(a, b)| format!("{} / {}", name(*a), name(*b))));
+        let mut table = Table::new(head);
+        for job in job_names(reports) {
+            let values: Vec<_> = reports
+                .iter()
+                .map(|(_, document)| document.job(job).and_then(self.value))
+                .collect();
+            let value = |index: usize| values.get(index).copied().flatten();
+            let mut cells = vec![job.to_owned()];
+            cells.extend(values.iter().map(|value| value.map_or("-".to_owned(), self.text)));
+            cells.extend(pairs.iter().map(|(a, b)| ratio(value(*a), value(*b))));
+            table.row(cells);
+        }
+        table
     }
-    table
 }
 
-/// What callers waited for: the latencies of syncs, or of operations where there are none, at a percentile.
+/// Each report to the first one.
 #[must_use]
-pub fn latencies(reports: &[Named], percent: f64) -> Table {
-    let mut head = vec![format!("p{percent} of syncs, or of operations without")];
-    head.extend(reports.iter().map(|(name, _)| (*name).to_owned()));
-    head.extend(ratio_heads(reports));
-    let mut table = Table::new(head);
-    for job in job_names(reports) {
-        let values: Vec<_> = reports
-            .iter()
-            .map(|(_, document)| {
-                let latency = document.job(job)?.waiting();
-                latency
-                    .at(percent)
-                    .filter(|_| latency.count > 0)
-                    .map(|ns| ns as f64)
-            })
-            .collect();
-        table.row(cells(job, &values, table::time));
-    }
-    table
-}
-
-fn ratio_heads<'a>(reports: &'a [Named]) -> impl Iterator<Item = String> + 'a {
-    let first = reports.first().map_or("", |(name, _)| name);
-    reports
-        .iter()
-        .skip(1)
-        .map(move |(name, _)| format!("{name} / {first}"))
-}
-
-fn cells(job: &str, values: &[Option<f64>], text: fn(f64) -> String) -> Vec<String> {
-    let mut cells = vec![job.to_owned()];
-    cells.extend(values.iter().map(|value| value.map_or("-".to_owned(), text)));
-    let first = values.first().copied().flatten();
-    cells.extend(values.iter().skip(1).map(|value| ratio(*value, first)));
-    cells
+pub fn to_first(reports: &[Named]) -> Vec<(usize, usize)> {
+    (1..reports.len()).map(|index| (index, 0)).collect()
 }
 
 /// `2.5 x`, or `-` if one is missing.
-#[must_use]
-pub fn ratio(value: Option<f64>, base: Option<f64>) -> String {
+fn ratio(value: Option<f64>, base: Option<f64>) -> String {
     match (value, base) {
         (Some(value), Some(base)) if base > 0.0 => format!("{} x", table::number(value / base)),
         _ => "-".to_owned(),

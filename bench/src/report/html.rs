@@ -26,8 +26,8 @@ pub fn page(title: &str, note: &str, tables: &[(&str, &Table)], reports: &[Named
     }
     html.push_str("<h2>Latencies and rates</h2>\n");
     html.push_str(
-        "<p class=\"note\">Left: how long so many per cent of the operations took at most. Right: operations a \
-         second over time. Syncs are dashed.</p>\n",
+        "<p class=\"note\">Left: how long so many per cent took at most (among several reports: an operation and the \
+         sync after it). Right: operations a second over time.</p>\n",
     );
     if reports.len() > 1 {
         legend(&mut html, reports.iter().map(|(name, _)| *name));
@@ -67,6 +67,7 @@ fn panel(html: &mut String, name: &str, reports: &[Named]) {
         .enumerate()
         .filter_map(|(i, (label, document))| Some((i, *label, document.job(name)?)))
         .collect();
+    let alone = reports.len() == 1;
     let _ = writeln!(html, "<section><h3>{}</h3>", escape(name));
     for (_, label, job) in &jobs {
         let who = if reports.len() > 1 {
@@ -79,7 +80,7 @@ fn panel(html: &mut String, name: &str, reports: &[Named]) {
     if reports.len() == 1 {
         let sides: Vec<_> = jobs
             .iter()
-            .flat_map(|(_, _, job)| sides(job))
+            .flat_map(|(_, _, job)| sides(job, alone))
             .map(|side| side.0)
             .collect();
         if sides.len() > 1 {
@@ -94,7 +95,7 @@ fn panel(html: &mut String, name: &str, reports: &[Named]) {
             x: Scale::Percentile,
             y: Scale::Log,
             y_text: table::time,
-            lines: &lines(&jobs, reports.len(), |_, latency, _| latency.points()),
+            lines: &lines(&jobs, alone, |_, latency, _| latency.points()),
         }
         .svg(),
     );
@@ -105,8 +106,9 @@ fn panel(html: &mut String, name: &str, reports: &[Named]) {
             x: Scale::Linear,
             y: Scale::Linear,
             y_text: table::number,
-            lines: &lines(&jobs, reports.len(), |_, _, rates| {
-                rates.map(Rates::points).unwrap_or_default()
+            lines: &lines(&jobs, alone, |side, _, rates| match rates {
+                Some(rates) if side != "sync" => rates.points(),
+                _ => Vec::new(),
             }),
         }
         .svg(),
@@ -143,14 +145,25 @@ fn sentence(job: &JobReport) -> String {
 
 type Side<'a> = (&'static str, &'a Latency, Option<&'a Rates>);
 
-/// What a job did: reads, writes, syncs.
-fn sides(job: &JobReport) -> Vec<Side<'_>> {
+/// What a job did: reads, writes, syncs. Among several reports: what callers waited for, so that each has one line.
+fn sides(job: &JobReport, alone: bool) -> Vec<Side<'_>> {
     let extra = job.bramble_bench.as_ref();
-    let all = [
-        ("read", &job.read.clat_ns, extra.map(|extra| &extra.read)),
-        ("write", &job.write.clat_ns, extra.map(|extra| &extra.write)),
-        ("sync", &job.sync.lat_ns, extra.map(|extra| &extra.sync)),
-    ];
+    let (read, write, sync) = (&job.read.clat_ns, &job.write.clat_ns, &job.sync.lat_ns);
+    let rates = (
+        extra.map(|extra| &extra.read),
+        extra.map(|extra| &extra.write),
+        extra.map(|extra| &extra.sync),
+    );
+    let all = if alone {
+        vec![
+            ("read", read, rates.0),
+            ("write", write, rates.1),
+            ("sync", sync, rates.2),
+        ]
+    } else {
+        let most = if write.count > 0 { rates.1 } else { rates.0 };
+        vec![("wait", job.waiting(), most)]
+    };
     all.into_iter()
         .filter(|(_, latency, _)| latency.count > 0)
         .collect()
@@ -159,19 +172,15 @@ fn sides(job: &JobReport) -> Vec<Side<'_>> {
 /// A line for each side of each report; in a page of one report colours tell sides, in others reports.
 fn lines(
     jobs: &[(usize, &str, &JobReport)],
-    reports: usize,
+    alone: bool,
     points: impl Fn(&str, &Latency, Option<&Rates>) -> Vec<(f64, f64)>,
 ) -> Vec<Line> {
     let mut lines = Vec::new();
     for (report, label, job) in jobs {
-        for (i, (side, latency, rates)) in sides(job).into_iter().enumerate() {
+        for (i, (side, latency, rates)) in sides(job, alone).into_iter().enumerate() {
             lines.push(Line {
-                label: if reports > 1 {
-                    format!("{label}, {side}")
-                } else {
-                    side.to_owned()
-                },
-                colour: if reports > 1 { *report } else { i },
+                label: if alone { side } else { label }.to_owned(),
+                colour: if alone { i } else { *report },
                 dashed: side == "sync",
                 points: points(side, latency, rates),
             });

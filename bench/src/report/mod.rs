@@ -33,6 +33,9 @@ pub struct Document {
     /// The jobs, in the order in which they ran.
     #[serde(default)]
     pub jobs: Vec<JobReport>,
+    /// In the lab: what was used of each host from the start of its daemons to the end of the last job.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostUse>,
 }
 
 /// One job's part; its clones are one group.
@@ -79,12 +82,40 @@ pub struct Extra {
     pub clones: u32,
     /// Blocks read back and found right.
     pub verified_blocks: u64,
+    /// What a caller waits for: an operation and the sync after it, if there is one.
+    #[serde(default)]
+    pub step_ns: Latency,
     /// Reads over time.
     pub read: Rates,
     /// Writes over time.
     pub write: Rates,
     /// Syncs over time.
     pub sync: Rates,
+    /// In the lab: what the job cost each host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostUse>,
+}
+
+/// What was used of one host of the lab.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostUse {
+    /// Bytes written to its medium.
+    pub written_bytes: u64,
+    /// Write requests to its medium; one that only flushes is one too.
+    pub write_requests: u64,
+    /// Flushes of its medium.
+    pub flushes: u64,
+    /// Bytes read from its medium.
+    pub read_bytes: u64,
+    /// Read requests to its medium.
+    pub read_requests: u64,
+    /// Processor seconds of its daemons.
+    pub cpu_seconds: f64,
+    /// Resident memory of its daemons at the end.
+    pub memory_bytes: u64,
+    /// The sum of the most that each of its daemons had.
+    pub memory_peak_bytes: u64,
 }
 
 /// Operations over time.
@@ -159,6 +190,22 @@ pub struct Latency {
     pub percentile: BTreeMap<String, u64>,
 }
 
+impl HostUse {
+    /// What came after `before`; memory as it is now.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            written_bytes: self.written_bytes.saturating_sub(before.written_bytes),
+            write_requests: self.write_requests.saturating_sub(before.write_requests),
+            flushes: self.flushes.saturating_sub(before.flushes),
+            read_bytes: self.read_bytes.saturating_sub(before.read_bytes),
+            read_requests: self.read_requests.saturating_sub(before.read_requests),
+            cpu_seconds: (self.cpu_seconds - before.cpu_seconds).max(0.0),
+            ..*self
+        }
+    }
+}
+
 impl Document {
     /// The report of what was run; `unix_ms` dates it.
     #[must_use]
@@ -168,6 +215,7 @@ impl Document {
             timestamp: unix_ms / 1000,
             timestamp_ms: unix_ms,
             jobs: outcomes.iter().enumerate().map(JobReport::new).collect(),
+            hosts: Vec::new(),
         }
     }
 
@@ -185,9 +233,11 @@ impl JobReport {
         let extra = Extra {
             clones: outcome.job.clones,
             verified_blocks: outcome.verified,
+            step_ns: Latency::new(&stats.step),
             read: Rates::new(&stats.read.series),
             write: Rates::new(&stats.write.series),
             sync: Rates::new(&stats.sync.series),
+            hosts: Vec::new(),
         };
         Self {
             jobname: outcome.job.name.clone(),
@@ -235,13 +285,22 @@ impl JobReport {
         }
     }
 
-    /// Those of what a caller waits for before it knows its data safe: of syncs if there are any.
+    /// The greatest use of one of the lab's hosts, for each operation.
+    #[must_use]
+    pub fn per_operation(&self, value: impl Fn(&HostUse) -> f64) -> Option<f64> {
+        let hosts = &self.bramble_bench.as_ref()?.hosts;
+        let most = hosts.iter().map(value).reduce(f64::max)?;
+        (self.operations() > 0).then(|| most / self.operations() as f64)
+    }
+
+    /// What a caller waits for: an operation and the sync after it. fio does not tell; of its reports, these are the
+    /// syncs if there are any, and the operations otherwise.
     #[must_use]
     pub fn waiting(&self) -> &Latency {
-        if self.sync.lat_ns.count > 1 {
-            &self.sync.lat_ns
-        } else {
-            self.latency()
+        match &self.bramble_bench {
+            Some(extra) if extra.step_ns.count > 0 => &extra.step_ns,
+            _ if self.sync.lat_ns.count > 1 => &self.sync.lat_ns,
+            _ => self.latency(),
         }
     }
 }

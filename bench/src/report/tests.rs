@@ -28,10 +28,14 @@ fn sample() -> Document {
             clock.advance(Duration::from_millis(ms));
             Ok(())
         };
-        recorder.timed(Side::Write, 4096, |_| wait(10)).unwrap();
-        if i % 10 == 0 {
-            recorder.timed(Side::Sync, 0, |_| wait(30)).unwrap();
-        }
+        let step = recorder.step(|recorder| {
+            recorder.timed(Side::Write, 4096, |_| wait(10))?;
+            if i % 10 == 0 {
+                recorder.timed(Side::Sync, 0, |_| wait(30))?;
+            }
+            Ok::<_, ()>(true)
+        });
+        assert_eq!(step, Ok(true));
     }
     let job = job::parse("x", "[sample]\nrw=write\nsize=400k\nfsync=10")
         .unwrap()
@@ -56,7 +60,10 @@ fn figures_are_exact() {
     assert_eq!(job.write.clat_ns.max, 10_000_000);
     assert_eq!(job.write.clat_ns.at(99.9), Some(10_000_000));
     assert_eq!(job.sync.lat_ns.at(50.0), Some(30_000_000));
-    assert_eq!(job.waiting().max, 30_000_000);
+    assert_eq!(
+        (job.waiting().max, job.waiting().at(50.0)),
+        (40_000_000, Some(10_000_000))
+    );
     assert_eq!(document.timestamp, 1_700_000_000);
     // Four full quarters of a second, and more of a fifth and sixth.
     assert_eq!(job.write.iops_samples, 5);
@@ -171,14 +178,19 @@ fn comparisons_show_ratios() {
     two.jobs.push(sample().jobs.remove(0));
     two.jobs[1].write.iops *= 2.5;
     let reports = [("ext4", &one), ("bramble", &two)];
-    let text = compare::rates(&reports).text();
+    let text = compare::RATE.table(&reports, &compare::to_first(&reports)).text();
     assert!(
         text.contains("bramble / ext4") && text.contains("2.5 x"),
         "{text}"
     );
     let other = text.lines().find(|line| line.contains("sample-other")).unwrap();
     assert!(other.contains("- |"), "{other}");
-    assert!(compare::latencies(&reports, 99.0).text().contains("1.0 x"));
+    assert!(
+        compare::WAIT_P99
+            .table(&reports, &[(1, 0)])
+            .text()
+            .contains("1.0 x")
+    );
 }
 
 #[test]
