@@ -50,4 +50,21 @@ mod tests {
         let names: std::collections::BTreeSet<_> = core.iter().map(|job| &job.name).collect();
         assert_eq!(names.len(), 12, "their names are unique");
     }
+
+    #[test]
+    fn fio_reads_the_jobs_that_it_shares() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/jobs/core.fio");
+        let asked = std::process::Command::new("fio")
+            .args(["--parse-only", file])
+            .output();
+        let Ok(output) = asked else {
+            eprintln!("SKIPPED: there is no fio on this machine to ask");
+            return;
+        };
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
 }

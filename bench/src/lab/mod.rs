@@ -4,6 +4,7 @@ mod command;
 mod database;
 mod host;
 mod janitor;
+mod mariadb;
 mod medium;
 mod meter;
 mod system;
@@ -89,6 +90,15 @@ fn check_machine(options: &Options) -> Result<()> {
         ));
     }
     let mut programs = vec!["ip", "tc", "nsenter", "unshare", "losetup", "mkfs.ext4", "xargs"];
+    if database::Journal::ALL
+        .iter()
+        .any(|mode| database_row(options, mode.job_name()))
+    {
+        programs.push("sqlite3");
+    }
+    if !mariadb_rows(options).is_empty() {
+        programs.extend(["mariadbd", "mariadb-install-db", "mariadb-admin", "sysbench"]);
+    }
     if options.systems.contains(&System::Glusterfs) {
         programs.push("glusterd");
     }
@@ -96,9 +106,10 @@ fn check_machine(options: &Options) -> Result<()> {
         let found = std::env::var_os("PATH")
             .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).exists()));
         if !found {
-            let packages = "iproute2 util-linux e2fsprogs findutils glusterfs-server";
+            let packages = "iproute2 util-linux e2fsprogs findutils procps glusterfs-server sqlite3 \
+                            mariadb-client-core mariadb-server-core sysbench";
             return Err(Error::Usage(format!(
-                "there is no {program}: apt-get install {packages}"
+                "there is no {program}: apt-get install {packages}; or choose other rows (--job) or filesystems (--only)"
             )));
         }
     }
@@ -128,6 +139,19 @@ fn wanted(options: &Options, name: &str) -> bool {
     options.job.is_empty() || options.job.iter().any(|part| name.contains(part))
 }
 
+/// Databases are measured with the built-in jobs, not with those of a file.
+fn database_row(options: &Options, name: &str) -> bool {
+    options.jobs.is_none() && wanted(options, name)
+}
+
+/// Numbers of threads, and their rows' names.
+fn mariadb_rows(options: &Options) -> Vec<(u32, String)> {
+    let rows = [1, 8].map(|threads| (threads, mariadb::job_name(threads)));
+    rows.into_iter()
+        .filter(|(_, name)| database_row(options, name))
+        .collect()
+}
+
 fn measure(system: System, jobs: &[Job], options: &Options) -> Result<Document> {
     let progress = |text: &str| Progress::new(&format!("{}: {text}", system.name()));
     progress("").say("building hosts");
@@ -146,11 +170,18 @@ fn measure(system: System, jobs: &[Job], options: &Options) -> Result<Document> 
         .map_err(|e| Error::Usage(format!("{}: {e}\n{}", system.name(), hosts.logs())))?;
     let time = Duration::from_secs(options.seconds);
     for mode in database::Journal::ALL {
-        if wanted(options, mode.job_name()) && options.jobs.is_none() {
+        if database_row(options, mode.job_name()) {
             outcomes.push(database::sqlite(first, &mount, mode, time, &meter)?);
         }
     }
     let mut document = Document::new(&outcomes, SystemClock.unix_ms());
+    let threads = mariadb_rows(options);
+    if !threads.is_empty() {
+        progress("").say("preparing MariaDB");
+        let reports = mariadb::oltp(&hosts, &mount, &threads, time, &meter)
+            .map_err(|e| Error::Usage(format!("MariaDB on {}: {e}\n{}", system.name(), hosts.logs())))?;
+        document.jobs.extend(reports);
+    }
     document.hosts = meter.used()?;
     for (job, hosts) in document.jobs.iter_mut().zip(meter.finish()?) {
         if let Some(extra) = &mut job.bramble_bench {
