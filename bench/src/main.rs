@@ -107,7 +107,7 @@ fn run_jobs(args: &RunArgs) -> Result<()> {
     }
     if let Some(path) = &args.html {
         let note = format!("{}, measured by {}", args.dir.display(), document.version);
-        let page = html::page("Benchmark", &note, &[("Jobs", &summary)], &[("", &document)]);
+        let page = html::page("Benchmark", &note, &[&summary], &[("", &document)]);
         files::write(path, &page)?;
     }
     Ok(())
@@ -125,14 +125,16 @@ fn compare_reports(args: &CompareArgs) -> Result<()> {
         .collect();
     let pairs = compare::to_first(&reports);
     let figures = [compare::RATE, compare::WAIT_P50, compare::WAIT_P99];
-    let tables = figures.map(|figure| (figure.name, figure.table(&reports, &pairs)));
-    for (_, table) in &tables {
+    let tables = figures.map(|figure| figure.table(&reports, &pairs));
+    for table in &tables {
         println!("{}", table.text());
     }
     if let Some(path) = &args.html {
         let note = "Ratios are to the first report. A wait is that for an operation and the sync after it.";
-        let tables = tables.each_ref().map(|(name, table)| (*name, table));
-        files::write(path, &html::page("Comparison", note, &tables, &reports))?;
+        files::write(
+            path,
+            &html::page("Comparison", note, &tables.each_ref(), &reports),
+        )?;
     }
     Ok(())
 }

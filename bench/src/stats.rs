@@ -59,6 +59,19 @@ impl Tally {
         self.series.add(at, 1);
     }
 
+    /// So many operations that another program has timed; `series` are theirs over time.
+    pub fn add_timed(&mut self, latencies: impl Iterator<Item = (Duration, u64)>, series: Series) {
+        for (time, count) in latencies {
+            let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+            // Cannot fail: the histogram grows to take any value.
+            let _ = self.latency_ns.record_n(ns.max(1), count);
+            self.sum_ns += u128::from(ns) * u128::from(count);
+            self.min_ns = self.min_ns.min(ns);
+            self.max_ns = self.max_ns.max(ns);
+        }
+        self.series.merge(&series);
+    }
+
     fn merge(&mut self, other: &Self) {
         // Only fails if `other` had values that this one cannot take, which an auto-resizing one can.
         let _ = self.latency_ns.add(&other.latency_ns);

@@ -211,7 +211,11 @@ impl Job {
     /// Makes the report tell an option's new value, if the option was given.
     fn note(&mut self, key: &str, value: u64) {
         if let Some((_, text)) = self.options.iter_mut().find(|(known, _)| known == key) {
-            *text = value.to_string();
+            *text = match value {
+                bytes if bytes > 0 && bytes.is_multiple_of(1 << 20) => format!("{}m", bytes >> 20),
+                bytes if bytes > 0 && bytes.is_multiple_of(1 << 10) => format!("{}k", bytes >> 10),
+                number => number.to_string(),
+            };
         }
     }
 }

@@ -1,6 +1,5 @@
 //! MariaDB with stock durability, loaded by sysbench.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,11 +7,12 @@ use super::command::wait_for;
 use super::host::{Host, Hosts};
 use super::meter::Meter;
 use crate::job::Job;
-use crate::report::{Direction, Extra, JobReport, Latency};
-use crate::run::Observer as _;
+use crate::run::{Observer as _, Outcome};
+use crate::stats::{Series, Stats};
 use crate::{Error, Result};
 
-const ROWS: u32 = 10_000;
+const TABLES: u32 = 4;
+const ROWS: u32 = 25_000;
 const SOCKET: &str = "/run/lab-mariadb.sock";
 
 /// What the row of so many threads is called.
@@ -31,10 +31,10 @@ pub fn oltp(
     threads: &[(u32, String)],
     time: Duration,
     meter: &Meter,
-) -> Result<Vec<JobReport>> {
+) -> Result<Vec<Outcome>> {
     let host = hosts.first()?;
     start(host, &mount.join("mariadb"))?;
-    let reports = threads
+    let outcomes = threads
         .iter()
         .map(|(threads, name)| {
             let job = Job {
@@ -45,16 +45,19 @@ pub fn oltp(
             };
             meter.begins(&job);
             let seconds = time.as_secs().max(1);
-            let text = sysbench(host, &format!("--threads={threads} --time={seconds} run"));
+            let text = sysbench(
+                host,
+                &format!("--threads={threads} --time={seconds} --histogram --report-interval=1 run"),
+            );
             meter.ended(&job);
-            report(&job, &text?)
+            outcome(job, &text?)
         })
         .collect();
     host.sh(&format!(
         "mariadb-admin --socket={SOCKET} shutdown; rm -rf {}",
         mount.join("mariadb").display()
     ))?;
-    reports
+    outcomes
 }
 
 fn start(host: &Host, data: &Path) -> Result<()> {
@@ -79,49 +82,48 @@ fn start(host: &Host, data: &Path) -> Result<()> {
 
 fn sysbench(host: &Host, what: &str) -> Result<String> {
     host.sh(&format!(
-        "sysbench oltp_write_only --db-driver=mysql --mysql-socket={SOCKET} --mysql-user=root --tables=1 \
+        "sysbench oltp_write_only --db-driver=mysql --mysql-socket={SOCKET} --mysql-user=root --tables={TABLES} \
          --table-size={ROWS} --rand-seed=1 {what}"
     ))
 }
 
-/// Reads what sysbench prints at its end; its latencies are in milliseconds.
-fn report(job: &Job, text: &str) -> Result<JobReport> {
-    let after = |label: &str| -> Option<&str> {
-        let line = text.lines().find_map(|line| line.trim().strip_prefix(label))?;
-        line.split_whitespace().next()
-    };
-    let number = |label: &str| after(label).and_then(|word| word.trim_end_matches('s').parse::<f64>().ok());
-    let ns = |label: &str| number(label).map(|ms| (ms * 1e6) as u64);
-    let read = || -> Option<JobReport> {
-        let (count, seconds) = (number("transactions:")? as u64, number("total time:")?);
-        let latency = Latency {
-            min: ns("min:")?,
-            max: ns("max:")?,
-            mean: ns("avg:")? as f64,
-            stddev: 0.0,
-            count,
-            percentile: BTreeMap::from([("95.000000".to_owned(), ns("95th percentile:")?)]),
-        };
-        Some(JobReport {
-            jobname: job.name.clone(),
-            write: Direction {
-                iops: count as f64 / seconds,
-                runtime: (seconds * 1000.0) as u64,
-                total_ios: count,
-                clat_ns: latency,
-                ..Direction::default()
-            },
-            job_runtime: (seconds * 1000.0) as u64,
-            bramble_bench: Some(Extra {
-                clones: job.clones,
-                ..Extra::default()
-            }),
-            ..JobReport::default()
-        })
-    };
-    read().ok_or_else(|| Error::Command {
+/// Reads what sysbench prints: a line each second, a histogram in milliseconds, and sums.
+fn outcome(job: Job, text: &str) -> Result<Outcome> {
+    let unreadable = || Error::Command {
         command: "sysbench".to_owned(),
         what: format!("its answer cannot be read:\n{text}"),
+    };
+    let sum = text
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("total time:"));
+    let seconds = sum.and_then(|time| time.trim().trim_end_matches('s').parse::<f64>().ok());
+    let bucket = |line: &str| {
+        let (value, rest) = line.split_once('|')?;
+        let ms: f64 = value.trim().parse().ok()?;
+        let count = rest.split_whitespace().next_back()?.parse().ok()?;
+        Some((Duration::try_from_secs_f64(ms / 1000.0).ok()?, count))
+    };
+    let each_second = |line: &str| {
+        let (_, rest) = line.split_once("tps:")?;
+        Some(rest.split_whitespace().next()?.parse::<f64>().ok()?.round() as u64)
+    };
+    let series = Series {
+        interval: Duration::from_secs(1),
+        counts: text.lines().filter_map(each_second).collect(),
+    };
+    let mut stats = Stats::new()?;
+    stats.write.add_timed(text.lines().filter_map(bucket), series);
+    stats.step = stats.write.clone();
+    stats.elapsed = seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(unreadable)?;
+    if stats.write.count() == 0 {
+        return Err(unreadable());
+    }
+    Ok(Outcome {
+        job,
+        stats,
+        verified: 0,
     })
 }
 
@@ -131,14 +133,23 @@ mod tests {
 
     #[test]
     fn sysbench_is_read() {
-        let text = "SQL statistics:\n    transactions:                        292    (29.12 per sec.)\n\
-                    General statistics:\n    total time:                          10.0250s\n\
-                    Latency (ms):\n         min:    12.10\n         avg:    34.20\n         max:    310.90\n         \
-                    95th percentile:     90.78\n         sum:   9986.00\n";
-        let report = report(&Job::default(), text).unwrap();
-        assert!((report.rate() - 292.0 / 10.025).abs() < 1e-6);
-        assert_eq!(report.latency().at(95.0), Some(90_780_000));
-        assert_eq!((report.latency().max, report.job_runtime), (310_900_000, 10_025));
-        assert!(super::report(&Job::default(), "garbage").is_err());
+        let text = "[ 1s ] thds: 1 tps: 29.00 qps: 180.92 (r/w/o: 0.00/120.94/59.98) lat (ms,95%): 90.78\n\
+                    [ 2s ] thds: 1 tps: 31.00 qps: 180.92 (r/w/o: 0.00/120.94/59.98) lat (ms,95%): 90.78\n\
+                    Latency histogram (values are in milliseconds)\n\
+                    \x20      value  ------------- distribution ------------- count\n\
+                    \x20     12.100 |****************************************  50\n\
+                    \x20     34.200 |********                                  10\n\
+                    SQL statistics:\n    transactions:                        60    (29.93 per sec.)\n\
+                    General statistics:\n    total time:                          2.0050s\n";
+        let outcome = outcome(Job::default(), text).unwrap();
+        assert_eq!(outcome.stats.write.count(), 60);
+        assert_eq!(
+            (outcome.stats.write.min_ns, outcome.stats.write.max_ns),
+            (12_100_000, 34_200_000)
+        );
+        assert_eq!(outcome.stats.write.series.counts.iter().sum::<u64>(), 60);
+        assert_eq!(outcome.stats.elapsed, Duration::from_micros(2_005_000));
+        assert!(super::outcome(Job::default(), "garbage").is_err());
+        assert!(super::outcome(Job::default(), "total time: 1.0s").is_err());
     }
 }

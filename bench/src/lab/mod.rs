@@ -174,14 +174,14 @@ fn measure(system: System, jobs: &[Job], options: &Options) -> Result<Document> 
             outcomes.push(database::sqlite(first, &mount, mode, time, &meter)?);
         }
     }
-    let mut document = Document::new(&outcomes, SystemClock.unix_ms());
     let threads = mariadb_rows(options);
     if !threads.is_empty() {
         progress("").say("preparing MariaDB");
-        let reports = mariadb::oltp(&hosts, &mount, &threads, time, &meter)
+        let done = mariadb::oltp(&hosts, &mount, &threads, time, &meter)
             .map_err(|e| Error::Usage(format!("MariaDB on {}: {e}\n{}", system.name(), hosts.logs())))?;
-        document.jobs.extend(reports);
+        outcomes.extend(done);
     }
+    let mut document = Document::new(&outcomes, SystemClock.unix_ms());
     document.hosts = meter.used()?;
     for (job, hosts) in document.jobs.iter_mut().zip(meter.finish()?) {
         if let Some(extra) = &mut job.bramble_bench {
@@ -198,19 +198,19 @@ fn absolute(path: &Path) -> Result<PathBuf> {
 }
 
 const WRITTEN: Figure = Figure {
-    name: "written to the fullest medium per operation",
+    name: "written to a medium per operation",
     value: |job| job.per_operation(|host| host.written_bytes as f64),
     text: table::bytes,
 };
 
 const REQUESTS: Figure = Figure {
-    name: "write requests to the busiest medium per operation",
+    name: "write requests to a medium per operation",
     value: |job| job.per_operation(|host| host.write_requests as f64),
     text: table::number,
 };
 
 const CPU: Figure = Figure {
-    name: "processor time of the busiest node's daemons per operation",
+    name: "processor time of a node per operation",
     value: |job| job.per_operation(|host| host.cpu_seconds * 1e9),
     text: table::time,
 };
@@ -229,12 +229,12 @@ fn report(options: &Options, documents: &[(&str, Document)]) -> Result<()> {
         REQUESTS,
         CPU,
     ];
-    let mut tables: Vec<(&str, Table)> = figures
+    let mut tables: Vec<Table> = figures
         .iter()
-        .map(|figure| (figure.name, figure.table(&reports, &pairs)))
+        .map(|figure| figure.table(&reports, &pairs))
         .collect();
-    tables.push(("hosts, from the start of their daemons", host_table(documents)));
-    for (_, table) in &tables {
+    tables.push(host_table(documents));
+    for table in &tables {
         println!("{}", table.text());
     }
     if let Some(path) = &options.json {
@@ -250,7 +250,7 @@ fn report(options: &Options, documents: &[(&str, Document)]) -> Result<()> {
             "Medium: {:?}; links: {}; {} s a job.",
             options.medium, options.link, options.seconds
         );
-        let tables: Vec<_> = tables.iter().map(|(name, table)| (*name, table)).collect();
+        let tables: Vec<_> = tables.iter().collect();
         files::write(path, &html::page("Lab", &note, &tables, &reports))?;
     }
     Ok(())
@@ -272,7 +272,7 @@ fn pairs(reports: &[html::Named]) -> Vec<(usize, usize)> {
 
 fn host_table(documents: &[(&str, Document)]) -> Table {
     let mut table = Table::new([
-        "host",
+        "host, since its daemons started",
         "memory",
         "peak",
         "processor",

@@ -9,10 +9,9 @@ use super::{Document, JobReport, Latency, Rates};
 /// A named report.
 pub type Named<'a> = (&'a str, &'a Document);
 
-/// A page with a table of everything and, for each job, its latencies and its rates over time; `tables` come first,
-/// each with its heading.
+/// A page with tables, and for each job its latencies and its rates over time.
 #[must_use]
-pub fn page(title: &str, note: &str, tables: &[(&str, &Table)], reports: &[Named]) -> String {
+pub fn page(title: &str, note: &str, tables: &[&Table], reports: &[Named]) -> String {
     let mut html = format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -21,9 +20,11 @@ pub fn page(title: &str, note: &str, tables: &[(&str, &Table)], reports: &[Named
         escape(note),
         title = escape(title)
     );
-    for (heading, table) in tables {
-        let _ = write!(html, "<h2>{}</h2>\n{}", escape(heading), table_html(table));
+    html.push_str("<div class=\"tables\">\n");
+    for table in tables {
+        html.push_str(&table_html(table));
     }
+    html.push_str("</div>\n");
     html.push_str("<h2>Latencies and rates</h2>\n");
     html.push_str(
         "<p class=\"note\">Left: how long so many per cent took at most (among several reports: an operation and the \

@@ -196,7 +196,7 @@ fn comparisons_show_ratios() {
 fn a_page_is_complete_in_itself() {
     let document = sample();
     let summary = table::summary(&document);
-    let html = html::page("A <run>", "note", &[("Jobs", &summary)], &[("one", &document)]);
+    let html = html::page("A <run>", "note", &[&summary], &[("one", &document)]);
     assert!(
         html.contains("A &lt;run&gt;") && html.matches("<svg").count() == 2,
         "{html}"
