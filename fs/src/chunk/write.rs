@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raftstore::meta::{CHUNK_BYTES_MAX, ChunkId, NodeId};
+use raftstore::meta::{CHUNK_BYTES_MAX, ChunkId, NodeId, SessionId};
 use tokio::task::JoinSet;
 
 use super::namer::ChunkNamer;
@@ -43,6 +43,10 @@ impl DataPlane {
             return Err(BackendError::Stopped(
                 StoreError::BadLength(data.len()).to_string(),
             ));
+        }
+        if namer.session() == SessionId::SYSTEM {
+            // Names of session 0 are those of log payloads.
+            return Err(BackendError::Stopped("this node has no session yet".to_owned()));
         }
         let _foreground = self.foreground();
         let permits = permits_for(data.len());

@@ -419,6 +419,7 @@ fn member_status(
         medium_written_bytes: stats.medium_written_bytes,
         available_bytes: stats.available_bytes,
         capacity_bytes: stats.capacity_bytes,
+        chunks_complete: stats.chunks_complete,
         ..MemberStatus::default()
     }
 }

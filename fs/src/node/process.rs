@@ -1,7 +1,7 @@
 //! What this process uses of the machine.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bramble_proto::NodeStats;
 use raftstore::disk::Space;
@@ -9,6 +9,7 @@ use raftstore::journal::Journal;
 use raftstore::kv;
 
 use super::session::StatsSource;
+use crate::chunk::Keeper;
 use crate::chunk::store::ChunkStore;
 
 /// Resident memory of this process, bytes; 0 if the kernel does not say.
@@ -28,6 +29,8 @@ pub struct ProcessStats {
     pub journal: Arc<Journal>,
     /// Its chunks.
     pub chunks: Arc<ChunkStore>,
+    /// Background work on them, once it has begun.
+    pub keeper: Arc<OnceLock<Arc<Keeper>>>,
 }
 
 /// Bytes that this process has written to its store, as its parts count them: the kernel's own count of a process's
@@ -58,6 +61,7 @@ impl StatsSource for ProcessStats {
             medium_written_bytes: written_bytes(&self.journal, &self.chunks),
             capacity_bytes,
             available_bytes,
+            chunks_complete: self.keeper.get().is_some_and(|keeper| keeper.is_clean()),
         }
     }
 }

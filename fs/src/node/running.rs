@@ -163,6 +163,8 @@ struct Shared {
     clock: Arc<dyn Clock>,
     /// Snapshots taken in since the start.
     installed: Arc<AtomicU64>,
+    /// Background work on chunks, once it has begun.
+    keeper: Arc<OnceLock<Arc<Keeper>>>,
 }
 
 impl Running {
@@ -201,6 +203,7 @@ impl Running {
             watcher,
             KeeperOptions::default(),
         ));
+        let _ = shared.keeper.set(Arc::clone(&keeper));
         let limits = &store.config.limits;
         let proposer = Arc::new(Proposer::new(
             Arc::clone(&shared.leader),
@@ -424,6 +427,7 @@ fn share(
         Arc::clone(&peers),
         Arc::clone(&directory),
     ));
+    let keeper = Arc::new(OnceLock::new());
     let session = Arc::new(SessionKeeper::new(
         id,
         store.config.listen.to_string(),
@@ -434,6 +438,7 @@ fn share(
             store: store.layout.root().to_owned(),
             journal: Arc::clone(&storage.journal),
             chunks: Arc::clone(&storage.chunks),
+            keeper: Arc::clone(&keeper),
         }),
     ));
     let transport =
@@ -466,6 +471,7 @@ fn share(
         plane,
         clock,
         installed: Arc::default(),
+        keeper,
     }
 }
 
@@ -569,8 +575,11 @@ fn work(
         },
     );
     let (duties, journal) = (Arc::clone(&shared.duties), Arc::clone(&shared.journal));
+    let session = Arc::clone(&shared.session);
     tasks.spawn(async move {
-        let leads = || duties.is_ready() && duties.leads();
+        // Its chunks are named after the session.
+        let has_session = || matches!(*session.state().borrow(), SessionState::Open(_));
+        let leads = || duties.is_ready() && duties.leads() && has_session();
         let target = || {
             if leads() {
                 cut(&journal.stats(), &limits)
@@ -581,6 +590,23 @@ fn work(
         // What is to be purged must not hold payload: one further than the last entry that goes.
         let payloads = merger.run(|| target().map(|last| last + 1));
         tokio::join!(payloads, merger.run_sparse(leads));
+    });
+
+    let (directory, mut metrics) = (Arc::clone(&shared.directory), shared.raft.server_metrics());
+    tasks.spawn(async move {
+        loop {
+            let in_raft = {
+                let metrics = metrics.borrow_and_update();
+                // Who is to leave stays until that is decided.
+                let both = [&metrics.committed_membership_config, &metrics.membership_config];
+                let nodes = both.iter().flat_map(|config| config.membership().nodes());
+                nodes.map(|(id, _)| *id).collect()
+            };
+            directory.set_in_raft(in_raft);
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
     });
 
     let watch = Arc::new(MemberWatch(Notify::new()));

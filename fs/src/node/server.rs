@@ -47,6 +47,9 @@ pub struct Services {
     pub cluster: ClusterService,
 }
 
+/// What a caller without a certificate may make this node keep in memory.
+const REQUEST_BYTES_MAX: usize = 64 << 10;
+
 /// Serves other nodes until `stop` is done.
 ///
 /// # Errors
@@ -86,7 +89,7 @@ pub async fn serve_peers(
             gate,
         ))
         // Open to callers without a certificate: it checks each call but `Join` itself.
-        .add_service(ClusterServer::new(services.cluster))
+        .add_service(ClusterServer::new(services.cluster).max_decoding_message_size(REQUEST_BYTES_MAX))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop)
         .await
 }

@@ -96,6 +96,8 @@ pub struct MemberStatus {
     pub available_bytes: u64,
     /// Size of its medium.
     pub capacity_bytes: u64,
+    /// Whether every chunk that belongs there is there.
+    pub chunks_complete: bool,
 }
 
 /// Raft on this node.
@@ -283,7 +285,11 @@ impl Status {
             "ID", "NAME", "LISTEN", "ROLE", "STATE", "LAG", "MEMORY", "FREE"
         );
         for node in &self.cluster.nodes {
-            let state = if node.reachable { "up" } else { "UNREACHABLE" };
+            let state = match (node.reachable, node.chunks_complete) {
+                (true, true) => "up",
+                (true, false) => "up, copying",
+                (false, _) => "UNREACHABLE",
+            };
             let lag = node.lag_entries.map_or("-".to_owned(), |lag| lag.to_string());
             let _ = writeln!(
                 text,

@@ -2,8 +2,8 @@
 //!
 //! A node's certificate carries the DNS names `bramble` (checked by whoever connects) and `node-<id>.bramble` (checked
 //! by whoever is connected to), and its name as common name. Certificates practically do not expire: a Raspberry Pi
-//! has no clock battery, so a date must not decide who may take part. What ends a node's rights is its removal from
-//! the cluster, which each node checks at each call.
+//! has no clock battery, so a date must not decide who may take part. A node that was removed is refused at each call.
+//! That keeps out an honest one: each node holds the authority's key, and who has read it can sign itself another id.
 
 use std::io;
 use std::net::SocketAddr;

@@ -75,8 +75,11 @@ fn a_node_that_was_away_takes_a_snapshot_while_the_others_work() {
         "for i in $(seq 600); do echo $i >file$i; done",
     );
     worker.wait_progress(200, PATIENCE);
-    wait_for("the log to be cut beyond what the node knows", PATIENCE, || {
-        (cluster.node(other).status().log_first_index() > applied).then_some(())
+    wait_for("both logs to be cut beyond what the node knows", PATIENCE, || {
+        let mut running = cluster.nodes().iter().filter(|node| node.is_started());
+        running
+            .all(|node| node.status().log_first_index() > applied)
+            .then_some(())
     });
     cluster.start(away);
     cluster.node(away).wait_healthy();
@@ -104,17 +107,62 @@ fn a_removed_node_is_replaced_by_a_new_one() {
     cluster.node(2).kill9();
     let refused = cluster.node(0).cli(&["node", "rm", "node9"]);
     assert!(!refused.status.success());
-    let _ = cluster.node(0).cli_ok(&["node", "rm", "node3"]);
+    // The others may still be copying what has just been written.
+    wait_for("node3 to be removed", PATIENCE, || {
+        let removed = cluster.node(0).cli(&["node", "rm", "node3"]);
+        removed.status.success().then_some(())
+    });
     let list = cluster.node(1).cli_ok(&["node", "ls"]);
     assert!(list.contains("node2") && !list.contains("node3"), "{list}");
     cluster.grow();
     let list = cluster.node(1).cli_ok(&["node", "ls"]);
     assert!(list.contains("node4"), "{list}");
     sh(&cluster.node(3).mount, "sha256sum --quiet -c sums");
-    // With the new one, the loss of another is survived.
+    // With the new one, once it votes, the loss of another is survived.
+    cluster.wait_voters();
     cluster.node(1).kill9();
     sh(
         &cluster.node(3).mount,
         "sha256sum --quiet -c sums; echo more >more",
     );
+}
+
+#[test]
+fn a_node_that_may_have_the_only_copies_is_not_removed() {
+    let one = Options {
+        nodes: 1,
+        ..Options::default()
+    };
+    let mut cluster = Cluster::own("remove_last_copy", one);
+    sh(
+        &cluster.node(0).mount,
+        "head -c 60000000 /dev/urandom >large; sha256sum large >sums",
+    );
+    cluster.grow();
+    wait_for("two voters", PATIENCE, || {
+        (cluster.node(1).status().voters() == 2).then_some(())
+    });
+    // The new node copies at a bounded rate, and has not got everything yet.
+    let refused = cluster.node(1).cli(&["node", "rm", "node1"]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && text.contains("node2 has not got all its chunks yet"),
+        "{text}"
+    );
+    wait_for("node1 to be removed", PATIENCE, || {
+        let removed = cluster.node(1).cli(&["node", "rm", "node1"]);
+        removed.status.success().then_some(())
+    });
+    // Its daemon ends by itself, once the other has decided without it that it is gone.
+    wait_for("node1 to end", PATIENCE, || {
+        let output = cluster.node(0).cli(&["status"]);
+        String::from_utf8_lossy(&output.stderr)
+            .contains("no daemon is running")
+            .then_some(())
+    });
+    wait_for("node2 to go on alone", PATIENCE, || {
+        let status = cluster.node(1).try_status()?;
+        (status.leader()? == "node2" && status.voters() == 1).then_some(())
+    });
+    sh(&cluster.node(1).mount, "sha256sum --quiet -c sums");
 }

@@ -1,5 +1,6 @@
 //! Joining, rejoining and leaving.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use bramble_proto::{
     JoinRequest, JoinResponse, Member, MembersRequest, MembersResponse, RejoinRequest, RejoinResponse,
     RemoveNodeRequest, RemoveNodeResponse,
 };
-use raftstore::meta::{MetaError, MetaStore, NodeInfo, Op, Reply};
+use raftstore::kv::KvError;
+use raftstore::meta::{MetaError, MetaStore, NodeInfo, Op, PLACEMENT_GROUPS, Reply};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
@@ -27,6 +29,8 @@ use crate::node::transport::wire::WireError;
 
 /// A forwarded call is given up after this time.
 const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longer than any node takes to say that it has begun to look for chunks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(2500);
 
 /// The Cluster service.
 pub struct ClusterService {
@@ -204,6 +208,9 @@ impl ClusterService {
                 node.name
             )));
         }
+        if !request.force && self.duties.liveness().is_live(node.id) {
+            self.others_have_all(node).await?;
+        }
         self.duties
             .propose_system(Op::RemoveNode { node: node.id })
             .await?;
@@ -214,11 +221,43 @@ impl ClusterService {
             "a node was removed"
         );
         let message = format!(
-            "node {} (id {}) was removed: stop its daemon and delete its store; its chunks are being copied to the \
-             others",
+            "node {} (id {}) was removed: its daemon ends by itself once the others need it no longer; then delete its \
+             store",
             node.name, node.id
         );
         Ok(RemoveNodeResponse { message })
+    }
+
+    /// Sees to it that a node which still runs is not removed while it holds the only good copy of anything. It looks
+    /// twice: a node that has only just been given chunks has begun to look for them by the second time.
+    async fn others_have_all(&self, node: &NodeInfo) -> Result<(), WireError> {
+        for look in 0..2 {
+            if look > 0 {
+                tokio::time::sleep(BETWEEN_LOOKS).await;
+            }
+            let kv = |error: KvError| WireError::NotNow(error.to_string());
+            let reader = self.meta.reader();
+            let others: Vec<NodeInfo> = reader.nodes().map_err(kv)?;
+            let others: Vec<&NodeInfo> = others.iter().filter(|other| other.id != node.id).collect();
+            let mut placed = BTreeSet::new();
+            for group in 0..PLACEMENT_GROUPS {
+                placed.extend(reader.placement(group).map_err(kv)?);
+            }
+            let copying = others.iter().find(|other| {
+                let heard = self.duties.liveness().of(other.id);
+                let complete = heard.is_some_and(|heard| heard.stats.chunks_complete);
+                self.duties.liveness().is_live(other.id) && !(complete && placed.contains(&other.id))
+            });
+            if let Some(copying) = copying {
+                return Err(WireError::Refused(format!(
+                    "node {} was not removed: {} has not got all its chunks yet, and {0} may have the only good copy of \
+                     some. Try again once `bramble status` shows no node that is copying, or add --force to give up \
+                     what only {0} has",
+                    node.name, copying.name
+                )));
+            }
+        }
+        Ok(())
     }
 }
 

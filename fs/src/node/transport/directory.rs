@@ -1,6 +1,6 @@
 //! Who the members are and where they listen, for whoever needs to find one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use raftstore::meta::{NodeId, Reader};
@@ -17,6 +17,8 @@ struct Known {
     members: Arc<BTreeMap<NodeId, Member>>,
     /// Ids below this were given out. 0 until the replicated state was read.
     given_below: NodeId,
+    /// Members of Raft, as far as this node knows.
+    in_raft: BTreeSet<NodeId>,
 }
 
 impl Directory {
@@ -27,7 +29,7 @@ impl Directory {
         Self {
             known: RwLock::new(Known {
                 members,
-                given_below: 0,
+                ..Known::default()
             }),
         }
     }
@@ -60,6 +62,7 @@ impl Directory {
         *known = Known {
             members: Arc::new(members),
             given_below,
+            in_raft: std::mem::take(&mut known.in_raft),
         };
         Ok(changed)
     }
@@ -76,11 +79,17 @@ impl Directory {
         self.members().get(&node).map(|member| member.listen.clone())
     }
 
+    /// Takes over who is in Raft's membership.
+    pub fn set_in_raft(&self, nodes: BTreeSet<NodeId>) {
+        self.known.write().unwrap_or_else(PoisonError::into_inner).in_raft = nodes;
+    }
+
     /// True if `node` is known to have been removed. Ids are never used again, so one that was given out and is not
-    /// a member's was. A higher one may be of a node that joined just now.
+    /// a member's was. A higher one may be of a node that joined just now. One that Raft still counts with stays until
+    /// Raft does not: of two voters, the one that goes is needed to decide that it goes.
     #[must_use]
     pub fn was_removed(&self, node: NodeId) -> bool {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        node < known.given_below && !known.members.contains_key(&node)
+        node < known.given_below && !known.members.contains_key(&node) && !known.in_raft.contains(&node)
     }
 }
