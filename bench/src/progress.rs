@@ -9,7 +9,7 @@ use crate::report::table::{bytes, number};
 use crate::run::Observer;
 use crate::stats::Live;
 
-/// A line on the terminal.
+/// A line on the terminal, which is cleared when this is dropped.
 #[derive(Debug)]
 pub struct Progress {
     shown: bool,
@@ -35,7 +35,18 @@ impl Progress {
     }
 }
 
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.prefix.clear();
+        self.say("");
+    }
+}
+
 impl Observer for Progress {
+    fn prepares(&self, job: &Job) {
+        self.say(&format!("{}: laying out files", job.name));
+    }
+
     fn begins(&self, _: &Job) {}
 
     fn runs(&self, job: &Job, elapsed: Duration, live: &Live) {
@@ -53,7 +64,7 @@ impl Observer for Progress {
         ));
     }
 
-    fn ended(&self, _: &Job) {
-        self.say("");
+    fn ended(&self, job: &Job) {
+        self.say(&format!("{}: removing files", job.name));
     }
 }

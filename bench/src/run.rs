@@ -16,6 +16,8 @@ pub const DATA: &str = "bramble-bench-data";
 
 /// Told of each job as it runs.
 pub trait Observer: Sync {
+    /// The job's files are being laid out.
+    fn prepares(&self, _job: &Job) {}
     /// The job's files are laid out and synced; its time begins when this returns.
     fn begins(&self, job: &Job);
     /// The job has run for this long.
@@ -49,6 +51,7 @@ pub fn run(
     let outcomes = jobs
         .iter()
         .map(|job| {
+            observer.prepares(job);
             let dir = format!("{DATA}/{}", job.name);
             files.mkdir(&dir).map_err(Error::io("make", &dir))?;
             let outcome = run_job(files, clock, job, &dir, observer)?;

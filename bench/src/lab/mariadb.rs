@@ -18,7 +18,7 @@ const SOCKET: &str = "/run/lab-mariadb.sock";
 /// What the row of so many threads is called.
 #[must_use]
 pub fn job_name(threads: u32) -> String {
-    format!("mariadb-oltp-write-{threads}threads")
+    format!("mariadb-oltp-write-{threads}-at-a-time")
 }
 
 /// Runs sysbench's oltp_write_only with each number of threads, on a database on the first host.

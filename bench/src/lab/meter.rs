@@ -90,6 +90,10 @@ impl<'a> Meter<'a> {
 }
 
 impl Observer for Meter<'_> {
+    fn prepares(&self, job: &Job) {
+        self.progress.prepares(job);
+    }
+
     fn begins(&self, job: &Job) {
         self.progress
             .say(&format!("{}: waiting for quiet media", job.name));
@@ -120,6 +124,6 @@ impl Observer for Meter<'_> {
             state.jobs.push(costs.collect());
             Ok(())
         });
-        self.progress.say("");
+        self.progress.ended(job);
     }
 }

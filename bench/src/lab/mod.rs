@@ -153,8 +153,9 @@ fn mariadb_rows(options: &Options) -> Vec<(u32, String)> {
 }
 
 fn measure(system: System, jobs: &[Job], options: &Options) -> Result<Document> {
-    let progress = |text: &str| Progress::new(&format!("{}: {text}", system.name()));
-    progress("").say("building hosts");
+    let prefix = format!("{}: ", system.name());
+    let progress = Progress::new(&prefix);
+    progress.say("building hosts");
     let hosts = Hosts::new(
         &absolute(&options.images)?,
         system.name(),
@@ -162,10 +163,10 @@ fn measure(system: System, jobs: &[Job], options: &Options) -> Result<Document> 
         options.medium,
         &options.link,
     )?;
-    progress("").say("starting");
+    progress.say("starting");
     let mount = system.start(&hosts, &absolute(&options.bramble)?)?;
     let first = hosts.first()?;
-    let meter = Meter::new(&hosts, progress(""));
+    let meter = Meter::new(&hosts, Progress::new(&prefix));
     let mut outcomes = run::run(&first.directory(&mount)?, &SystemClock, jobs, &meter)
         .map_err(|e| Error::Usage(format!("{}: {e}\n{}", system.name(), hosts.logs())))?;
     let time = Duration::from_secs(options.seconds);
@@ -176,7 +177,7 @@ fn measure(system: System, jobs: &[Job], options: &Options) -> Result<Document> 
     }
     let threads = mariadb_rows(options);
     if !threads.is_empty() {
-        progress("").say("preparing MariaDB");
+        progress.say("preparing MariaDB");
         let done = mariadb::oltp(&hosts, &mount, &threads, time, &meter)
             .map_err(|e| Error::Usage(format!("MariaDB on {}: {e}\n{}", system.name(), hosts.logs())))?;
         outcomes.extend(done);
@@ -188,7 +189,7 @@ fn measure(system: System, jobs: &[Job], options: &Options) -> Result<Document> 
             extra.hosts = hosts;
         }
     }
-    progress("").say("cleaning up");
+    progress.say("cleaning up");
     Ok(document)
 }
 
