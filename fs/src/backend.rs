@@ -59,6 +59,13 @@ pub trait Backend: Propose {
     /// The session that proposals run under; changes if it was expired.
     fn session(&self) -> SessionId;
 
+    /// As [`Propose::submit`], but only under this session: what depends on its locks must not be done under another.
+    ///
+    /// # Errors
+    /// [`MetaError::SessionExpired`] once another session is open, or if the cluster had given this one up. A repeat
+    /// of the call with the same session waits until there is another.
+    async fn submit_within(&self, session: SessionId, op: Op, payload: Bytes) -> Result<Reply, BackendError>;
+
     /// Stores up to `CHUNK_BYTES_MAX` bytes as a new chunk, durable on a majority of its nodes when this returns.
     /// The chunk is kept only if an op that refers to it is submitted before [`ChunkGuard`] is dropped.
     async fn write_chunk(&self, data: Bytes) -> Result<ChunkGuard, BackendError>;

@@ -124,6 +124,10 @@ impl Backend for NodeBackend {
         }
     }
 
+    async fn submit_within(&self, session: SessionId, op: Op, payload: Bytes) -> Result<Reply, BackendError> {
+        self.proposer.submit_within(session, op, payload).await
+    }
+
     async fn write_chunk(&self, data: Bytes) -> Result<ChunkGuard, BackendError> {
         self.session
             .open_session()

@@ -1,5 +1,6 @@
 //! Gets proposals committed exactly once, whatever happens to the leader meanwhile.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,12 +27,7 @@ pub struct Proposer {
     session: Arc<SessionKeeper>,
     meta: Arc<MetaStore>,
     clock: Arc<dyn Clock>,
-    on_quorum_loss: OnQuorumLoss,
-    /// Proposals in flight.
-    count: Arc<Semaphore>,
-    /// Payload in flight, in [`BYTES_PER_PERMIT`].
-    bytes: Arc<Semaphore>,
-    bytes_permits: u32,
+    gate: Gate,
 }
 
 impl Proposer {
@@ -45,57 +41,58 @@ impl Proposer {
         on_quorum_loss: OnQuorumLoss,
         limits: &Limits,
     ) -> Self {
-        let bytes_permits =
-            u32::try_from(limits.inflight_bytes_max / BYTES_PER_PERMIT).unwrap_or(u32::MAX >> 4);
         Self {
             leader,
             session,
             meta,
             clock,
-            on_quorum_loss,
-            count: Arc::new(Semaphore::new(limits.inflight_proposals_max as usize)),
-            bytes: Arc::new(Semaphore::new(bytes_permits as usize)),
-            bytes_permits,
+            gate: Gate::new(on_quorum_loss, limits),
         }
     }
 
-    /// See [`crate::backend::Propose::submit`]. The proposal runs in a task of its own: a caller that goes away (an
-    /// interrupted system call) abandons the answer, not the proposal.
+    /// See [`crate::backend::Propose::submit`]. A proposal that was admitted runs in a task of its own: a caller that
+    /// goes away (an interrupted system call) abandons the answer, not the proposal. One that goes away before leaves
+    /// nothing behind.
     ///
     /// # Errors
     /// As there.
     pub async fn submit(self: &Arc<Self>, op: Op, payload: Bytes) -> Result<Reply, BackendError> {
+        self.submit_under(None, op, payload).await
+    }
+
+    /// See [`crate::backend::Backend::submit_within`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn submit_within(
+        self: &Arc<Self>,
+        session: SessionId,
+        op: Op,
+        payload: Bytes,
+    ) -> Result<Reply, BackendError> {
+        self.submit_under(Some(session), op, payload).await
+    }
+
+    async fn submit_under(
+        self: &Arc<Self>,
+        only: Option<SessionId>,
+        op: Op,
+        payload: Bytes,
+    ) -> Result<Reply, BackendError> {
         let this = Arc::clone(self);
-        let work = async move {
-            let _permits = this.admit(payload.len()).await?;
-            this.drive(op, payload).await
-        };
-        let task = tokio::spawn(work);
-        let stopped = |_| Err(BackendError::Stopped("the daemon is shutting down".into()));
-        match self.on_quorum_loss {
-            OnQuorumLoss::Wait => task.await.unwrap_or_else(stopped),
-            OnQuorumLoss::Error => match tokio::time::timeout(PATIENCE, task).await {
-                Ok(result) => result.unwrap_or_else(stopped),
-                Err(_) => Err(no_quorum()),
-            },
-        }
-    }
-
-    async fn admit(&self, payload_bytes: usize) -> Result<[OwnedSemaphorePermit; 2], BackendError> {
-        let stopped = |_| BackendError::Stopped("the daemon is shutting down".into());
-        let permits = u64::try_from(payload_bytes).unwrap_or(u64::MAX) / BYTES_PER_PERMIT + 1;
-        let permits = u32::try_from(permits).unwrap_or(u32::MAX).min(self.bytes_permits);
-        let count = Arc::clone(&self.count).acquire_owned().await.map_err(stopped)?;
-        let bytes = Arc::clone(&self.bytes)
-            .acquire_many_owned(permits)
+        self.gate
+            .run(payload.len(), move || async move {
+                this.drive(only, op, payload).await
+            })
             .await
-            .map_err(stopped)?;
-        Ok([count, bytes])
     }
 
-    async fn drive(&self, op: Op, payload: Bytes) -> Result<Reply, BackendError> {
+    async fn drive(&self, only: Option<SessionId>, op: Op, payload: Bytes) -> Result<Reply, BackendError> {
         loop {
             let session = self.session.open_session().await.map_err(stopped)?;
+            if let Some(gone) = only.filter(|only| *only != session) {
+                return Err(BackendError::Meta(MetaError::SessionExpired(gone)));
+            }
             let Some(proposal) = self.number(session, op.clone(), payload.clone()) else {
                 // The session changed since.
                 continue;
@@ -106,13 +103,14 @@ impl Proposer {
             let (index, answer) = decided?;
             if answer == Err(MetaError::SessionExpired(session)) {
                 self.session.session_lost(session);
-                if may_repropose(attempt, &op, session) {
+                if only.is_none() && may_repropose(attempt, &op, session) {
                     continue;
                 }
             }
             self.wait_applied(index).await?;
             if let Err(error) = &answer
                 && !matches!(error, MetaError::Refused(_))
+                && !(only.is_some() && matches!(error, MetaError::SessionExpired(_)))
             {
                 tracing::warn!(%error, ?attempt, ?op, "a change failed");
             }
@@ -171,6 +169,66 @@ impl Proposer {
     }
 }
 
+/// Bounds what is in flight, and decides how long a caller waits.
+struct Gate {
+    on_quorum_loss: OnQuorumLoss,
+    /// Proposals in flight.
+    count: Arc<Semaphore>,
+    /// Payload in flight, in [`BYTES_PER_PERMIT`].
+    bytes: Arc<Semaphore>,
+    bytes_permits: u32,
+}
+
+impl Gate {
+    fn new(on_quorum_loss: OnQuorumLoss, limits: &Limits) -> Self {
+        let bytes_permits =
+            u32::try_from(limits.inflight_bytes_max / BYTES_PER_PERMIT).unwrap_or(u32::MAX >> 4);
+        Self {
+            on_quorum_loss,
+            count: Arc::new(Semaphore::new(limits.inflight_proposals_max as usize)),
+            bytes: Arc::new(Semaphore::new(bytes_permits as usize)),
+            bytes_permits,
+        }
+    }
+
+    /// Runs `work` in a task of its own once there is room. Until then it is the caller's: callers that come and go
+    /// while nothing can be committed must not pile up, nor may what they gave up be done hours later.
+    async fn run<F>(&self, payload_bytes: usize, work: impl FnOnce() -> F) -> Result<Reply, BackendError>
+    where
+        F: Future<Output = Result<Reply, BackendError>> + Send + 'static,
+    {
+        let admitted = async {
+            let permits = self.admit(payload_bytes).await?;
+            let work = work();
+            let task = tokio::spawn(async move {
+                let _permits = permits;
+                work.await
+            });
+            let stopped = |_| Err(BackendError::Stopped("the daemon is shutting down".into()));
+            task.await.unwrap_or_else(stopped)
+        };
+        match self.on_quorum_loss {
+            OnQuorumLoss::Wait => admitted.await,
+            OnQuorumLoss::Error => match tokio::time::timeout(PATIENCE, admitted).await {
+                Ok(result) => result,
+                Err(_) => Err(no_quorum()),
+            },
+        }
+    }
+
+    async fn admit(&self, payload_bytes: usize) -> Result<[OwnedSemaphorePermit; 2], BackendError> {
+        let stopped = |_| BackendError::Stopped("the daemon is shutting down".into());
+        let permits = u64::try_from(payload_bytes).unwrap_or(u64::MAX) / BYTES_PER_PERMIT + 1;
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX).min(self.bytes_permits);
+        let count = Arc::clone(&self.count).acquire_owned().await.map_err(stopped)?;
+        let bytes = Arc::clone(&self.bytes)
+            .acquire_many_owned(permits)
+            .await
+            .map_err(stopped)?;
+        Ok([count, bytes])
+    }
+}
+
 fn stopped(error: WireError) -> BackendError {
     BackendError::Stopped(error.to_string())
 }
@@ -211,6 +269,54 @@ fn may_repropose(attempt: Attempt, op: &Op, session: SessionId) -> bool {
 mod tests {
     use super::*;
     use raftstore::meta::{ChunkId, Lock, LockKind, LockOwner, WriteAt};
+
+    /// Polls a future until everything that can go on has gone on.
+    async fn settle() {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_away_before_there_is_room_leaves_nothing_behind() {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        let limits = Limits {
+            inflight_proposals_max: 1,
+            ..Limits::default()
+        };
+        let gate = Arc::new(Gate::new(OnQuorumLoss::Wait, &limits));
+        let begun = Arc::new(AtomicU32::new(0));
+        let (finish, finished) = tokio::sync::watch::channel(false);
+        let call = || {
+            let (gate, begun, mut finished) = (gate.clone(), begun.clone(), finished.clone());
+            tokio::spawn(async move {
+                let work = move || async move {
+                    begun.fetch_add(1, Ordering::SeqCst);
+                    let _ = finished.wait_for(|finished| *finished).await;
+                    Ok(Reply::Done)
+                };
+                gate.run(1, work).await
+            })
+        };
+        let first = call();
+        settle().await;
+        let killed = call();
+        settle().await;
+        killed.abort();
+        settle().await;
+        // The first one's caller goes too, but it was admitted: it goes on.
+        first.abort();
+        settle().await;
+        finish.send_replace(true);
+        settle().await;
+        assert_eq!(
+            begun.load(Ordering::SeqCst),
+            1,
+            "what was given up was done all the same"
+        );
+        call().await.unwrap().unwrap();
+        assert_eq!(begun.load(Ordering::SeqCst), 2);
+    }
 
     #[test]
     fn only_what_certainly_was_not_done_is_proposed_again() {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use raftstore::clock::{Clock, SystemClock};
 use raftstore::kv::KvError;
 use raftstore::meta::testing::LocalMeta;
-use raftstore::meta::{ChunkId, Ino, Observer, Op, Proposal, Reader, Reply, SessionId};
+use raftstore::meta::{ChunkId, Ino, MetaError, NodeId, Observer, Op, Proposal, Reader, Reply, SessionId};
 use tokio::sync::watch;
 
 use super::{Limits, Vfs};
@@ -70,16 +70,21 @@ impl LocalCluster {
             Ok(Reply::Node(node)) => node.id,
             other => return Err(KvError::Io(format!("{other:?}"))),
         };
-        let session = match self.meta.system(Op::OpenSession { node })?.1 {
-            Ok(Reply::Session(session)) => session,
-            other => return Err(KvError::Io(format!("{other:?}"))),
-        };
+        let session = self.open_session(node)?;
         Ok(Arc::new(LocalBackend {
             cluster: self.clone(),
-            session,
+            node,
+            session: AtomicU64::new(session.0),
             seq: Mutex::new(0),
             chunk_seq: AtomicU64::new(1),
         }))
+    }
+
+    fn open_session(&self, node: NodeId) -> Result<SessionId, KvError> {
+        match self.meta.system(Op::OpenSession { node })?.1 {
+            Ok(Reply::Session(session)) => Ok(session),
+            other => Err(KvError::Io(format!("{other:?}"))),
+        }
     }
 
     /// A filesystem on one more node.
@@ -167,19 +172,23 @@ impl LocalCluster {
 /// One node of a [`LocalCluster`].
 pub struct LocalBackend {
     cluster: Arc<LocalCluster>,
-    session: SessionId,
+    node: NodeId,
+    session: AtomicU64,
     seq: Mutex<u64>,
     chunk_seq: AtomicU64,
 }
 
-#[async_trait]
-impl Propose for LocalBackend {
-    async fn submit(&self, op: Op, payload: Bytes) -> Result<Reply, BackendError> {
-        self.cluster.wait_for_quorum().await;
+impl LocalBackend {
+    fn propose(&self, only: Option<SessionId>, op: Op, payload: Bytes) -> Result<Reply, BackendError> {
+        // Held until it is applied: proposals arrive in the order of their numbers.
         let mut seq = self.seq.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = self.session();
+        if let Some(gone) = only.filter(|only| *only != session) {
+            return Err(BackendError::Meta(MetaError::SessionExpired(gone)));
+        }
         *seq += 1;
         let proposal = Proposal {
-            session: self.session,
+            session,
             seq: *seq,
             ack_floor: *seq,
             chunk_floor: 0,
@@ -193,6 +202,30 @@ impl Propose for LocalBackend {
             self.cluster.sweep()?;
         }
         Ok(answer?)
+    }
+
+    /// Opens another session if this one is still the node's.
+    fn replace_session(&self, lost: SessionId) -> Result<(), KvError> {
+        let mut seq = self.seq.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.session() == lost {
+            let session = self.cluster.open_session(self.node)?;
+            self.session.store(session.0, Ordering::Relaxed);
+            *seq = 0;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Propose for LocalBackend {
+    async fn submit(&self, op: Op, payload: Bytes) -> Result<Reply, BackendError> {
+        loop {
+            self.cluster.wait_for_quorum().await;
+            match self.propose(None, op.clone(), payload.clone()) {
+                Err(BackendError::Meta(MetaError::SessionExpired(lost))) => self.replace_session(lost)?,
+                answer => return answer,
+            }
+        }
     }
 }
 
@@ -208,13 +241,22 @@ impl Backend for LocalBackend {
     }
 
     fn session(&self) -> SessionId {
-        self.session
+        SessionId(self.session.load(Ordering::Relaxed))
+    }
+
+    async fn submit_within(&self, session: SessionId, op: Op, payload: Bytes) -> Result<Reply, BackendError> {
+        self.cluster.wait_for_quorum().await;
+        let answer = self.propose(Some(session), op, payload);
+        if let Err(BackendError::Meta(MetaError::SessionExpired(lost))) = &answer {
+            self.replace_session(*lost)?;
+        }
+        answer
     }
 
     async fn write_chunk(&self, data: Bytes) -> Result<ChunkGuard, BackendError> {
         self.cluster.wait_for_quorum().await;
         let id = ChunkId {
-            session: self.session.0,
+            session: self.session().0,
             seq: self.chunk_seq.fetch_add(1, Ordering::Relaxed),
         };
         self.cluster.store_chunk(id, data);
