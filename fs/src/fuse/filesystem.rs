@@ -17,6 +17,7 @@ use fuser::{
 };
 use raftstore::meta::{AttrChange, FileKind, Inode, LockKind, NewInode, Refusal};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use super::convert;
 use super::reply::Refuse;
@@ -130,6 +131,14 @@ fn caller(req: &Request) -> Caller {
     Caller {
         uid: req.uid(),
         gid: req.gid(),
+        handle: None,
+    }
+}
+
+fn caller_through(req: &Request, fh: FileHandle) -> Caller {
+    Caller {
+        handle: Some(fh.0),
+        ..caller(req)
     }
 }
 
@@ -210,7 +219,7 @@ impl Filesystem for BrambleFilesystem {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -230,7 +239,7 @@ impl Filesystem for BrambleFilesystem {
         self.serve(
             req,
             reply,
-            |vfs| async move { vfs.setattr(ino.0, change).await },
+            |vfs| async move { vfs.setattr_through(ino.0, fh.map(|fh| fh.0), change).await },
             |reply, inode| reply.attr(&TTL, &convert::attributes(&inode)),
         );
     }
@@ -390,19 +399,21 @@ impl Filesystem for BrambleFilesystem {
         &self,
         req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
         flags: OpenFlags,
-        _lock_owner: Option<LockOwner>,
+        lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let room = self.tasks.room_for_write(data.len());
+        let room = self.tasks.write_room(data.len());
         let len = data.len();
         let from_mapping = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let request = WriteRequest {
             ino: ino.0,
+            handle: fh.0,
+            owner: lock_owner.map(|owner| owner.0),
             offset,
             data: Bytes::copy_from_slice(data),
             append: flags.0 & libc::O_APPEND != 0 && !from_mapping,
@@ -413,8 +424,8 @@ impl Filesystem for BrambleFilesystem {
             req,
             reply,
             |vfs| async move {
+                let _room = room.take().await;
                 let written = vfs.write(request).await?;
-                drop(room);
                 // Mapped bytes beyond an end that has moved are gone, not refused.
                 Ok(if from_mapping { len } else { written.len })
             },
@@ -688,14 +699,21 @@ impl Filesystem for BrambleFilesystem {
             range: convert::lock_range(start, end),
         };
         let vfs = self.vfs.clone();
+        let interrupt = Arc::new(Notify::new());
+        let patience = if sleep {
+            Patience::Waiting(interrupt.clone())
+        } else {
+            Patience::Some
+        };
         let work = async move {
             if typ == libc::F_UNLCK {
                 vfs.unlock(&request).await
+            } else if sleep {
+                vfs.lock_until(request, interrupt.notified()).await
             } else {
-                vfs.lock(request, sleep).await
+                vfs.lock(request, false).await
             }
         };
-        let patience = if sleep { Patience::None } else { Patience::Some };
         self.tasks
             .serve(req.unique().0, patience, reply, work, |reply, ()| reply.ok());
     }
@@ -704,7 +722,7 @@ impl Filesystem for BrambleFilesystem {
         &self,
         req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
@@ -713,7 +731,7 @@ impl Filesystem for BrambleFilesystem {
         let Some(what) = convert::fallocate_mode(mode) else {
             return reply.error(Errno::EOPNOTSUPP);
         };
-        let caller = caller(req);
+        let caller = caller_through(req, fh);
         let work = |vfs: Arc<Vfs>| async move { vfs.fallocate(ino.0, what, offset, length, caller).await };
         self.serve(req, reply, work, |reply, ()| reply.ok());
     }
@@ -750,7 +768,7 @@ impl Filesystem for BrambleFilesystem {
         _source_fh: FileHandle,
         source_offset: u64,
         target: INodeNo,
-        _target_fh: FileHandle,
+        target_fh: FileHandle,
         target_offset: u64,
         len: u64,
         flags: CopyFileRangeFlags,
@@ -759,7 +777,7 @@ impl Filesystem for BrambleFilesystem {
         if !flags.is_empty() {
             return reply.error(Errno::EINVAL);
         }
-        let caller = caller(req);
+        let caller = caller_through(req, target_fh);
         // The answer has 32 bits.
         let len = len.min(u64::from(u32::MAX) & !0xfff);
         self.serve(

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use super::reply::Refuse;
@@ -15,11 +15,16 @@ use crate::posix::FsError;
 /// Bytes of data that requests on their way may hold, for reads and for writes each.
 const DATA_BYTES_MAX: usize = 32 << 20;
 
+/// Bytes of data of writes that wait for room. Beyond that nobody reads requests, not even interrupts, until some were
+/// carried out or given up.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
 /// When a signal ends a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Patience {
-    /// At once: nothing has happened yet, as when waiting for a lock.
-    None,
+    /// When the request, told of the signal, thinks fit: at once while it waits for a lock that somebody else has. If
+    /// it does not end soon, as in the middle of a change that is not committed for want of a quorum, it is ended.
+    Waiting(Arc<Notify>),
     /// Only if the request has already lasted unusually long, as without a quorum. Programs do not expect EINTR from
     /// a file on a disk, and it would be a lie about a change that is being committed.
     Some,
@@ -40,6 +45,7 @@ pub(super) struct Tasks {
     running: Arc<Mutex<Running>>,
     read_bytes: Arc<Semaphore>,
     write_bytes: Arc<Semaphore>,
+    waiting_bytes: Arc<Semaphore>,
 }
 
 impl Tasks {
@@ -49,6 +55,7 @@ impl Tasks {
             running: Arc::default(),
             read_bytes: Arc::new(Semaphore::new(DATA_BYTES_MAX)),
             write_bytes: Arc::new(Semaphore::new(DATA_BYTES_MAX)),
+            waiting_bytes: Arc::new(Semaphore::new(WAITING_BYTES_MAX)),
         }
     }
 
@@ -98,21 +105,60 @@ impl Tasks {
         }
     }
 
-    /// Room for a write's data. Called on a thread that reads requests, which waits if there is none: backpressure.
-    pub(super) fn room_for_write(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    /// Where a write takes room for its data from. Called on a thread that reads requests, before the data is copied:
+    /// as a rule the write's own task waits for room, so that interrupts are still read; the thread itself waits only
+    /// if too many do.
+    pub(super) fn write_room(&self, bytes: usize) -> WriteRoom {
         let bytes = permits(bytes);
-        match self.write_bytes.clone().try_acquire_many_owned(bytes) {
+        if let Ok(permit) = self.write_bytes.clone().try_acquire_many_owned(bytes) {
+            return WriteRoom::Had(permit);
+        }
+        let waiting = match self.waiting_bytes.clone().try_acquire_many_owned(bytes) {
             Ok(permit) => Some(permit),
             Err(_) => self
                 .runtime
-                .block_on(self.write_bytes.clone().acquire_many_owned(bytes))
+                .block_on(self.waiting_bytes.clone().acquire_many_owned(bytes))
                 .ok(),
+        };
+        WriteRoom::Waits {
+            waiting,
+            bytes,
+            of: self.write_bytes.clone(),
         }
     }
 
     /// Where reads take room for their data from.
     pub(super) fn read_room(&self) -> ReadRoom {
         ReadRoom(self.read_bytes.clone())
+    }
+}
+
+/// Room for a write.
+pub(super) enum WriteRoom {
+    /// There was some.
+    Had(OwnedSemaphorePermit),
+    /// There will be.
+    Waits {
+        /// The place among those that wait.
+        waiting: Option<OwnedSemaphorePermit>,
+        /// How many bytes.
+        bytes: u32,
+        /// Of what.
+        of: Arc<Semaphore>,
+    },
+}
+
+impl WriteRoom {
+    /// Waits until there is room; given back when the permit is dropped.
+    pub(super) async fn take(self) -> Option<OwnedSemaphorePermit> {
+        match self {
+            Self::Had(permit) => Some(permit),
+            Self::Waits { waiting, bytes, of } => {
+                let permit = of.acquire_many_owned(bytes).await.ok();
+                drop(waiting);
+                permit
+            }
+        }
     }
 }
 
@@ -138,7 +184,10 @@ async fn give_up(interrupted: oneshot::Receiver<()>, patience: Patience) {
         return std::future::pending().await;
     }
     match patience {
-        Patience::None => {}
+        Patience::Waiting(told) => {
+            told.notify_one();
+            tokio::time::sleep(PATIENCE).await;
+        }
         Patience::Some => tokio::time::sleep_until(start + PATIENCE).await,
         Patience::Endless => std::future::pending().await,
     }
@@ -146,4 +195,49 @@ async fn give_up(interrupted: oneshot::Receiver<()>, patience: Patience) {
 
 fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
     running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Stands for the kernel.
+    struct Answer(oneshot::Sender<i32>);
+
+    impl Refuse for Answer {
+        fn refuse(self, errno: i32) {
+            let _ = self.0.send(errno);
+        }
+    }
+
+    /// On a thread that must not block, as the one that reads requests: a wait for room there would panic.
+    #[tokio::test]
+    async fn a_write_that_waits_for_room_can_be_interrupted() {
+        let tasks = Tasks::new(Handle::current());
+        let all = tasks.write_room(DATA_BYTES_MAX).take().await;
+        let (answer, answered) = oneshot::channel();
+        let room = tasks.write_room(1 << 20);
+        let work = async move {
+            let _room = room.take().await;
+            Ok(())
+        };
+        let told = Arc::new(Notify::new());
+        tokio::time::pause();
+        tasks.serve(7, Patience::Some, Answer(answer), work, |_, ()| {});
+        assert!(tasks.interrupt(7));
+        assert_eq!(answered.await, Ok(libc::EINTR));
+        assert_eq!(tasks.waiting_bytes.available_permits(), WAITING_BYTES_MAX);
+        drop(all);
+        // A request that waits for a lock hears of the signal, and has time to end as it sees fit.
+        let (answer, answered) = oneshot::channel();
+        let heard = told.clone();
+        let work = async move {
+            heard.notified().await;
+            tokio::time::sleep(PATIENCE / 2).await;
+            Err::<(), _>(FsError::WouldBlock)
+        };
+        tasks.serve(8, Patience::Waiting(told), Answer(answer), work, |_, ()| {});
+        assert!(tasks.interrupt(8));
+        assert_eq!(answered.await, Ok(libc::EAGAIN));
+    }
 }

@@ -1,7 +1,9 @@
 //! Changing attributes, and statfs.
 
+use bytes::Bytes;
 use raftstore::meta::{AttrChange, FILE_BYTES_MAX, FileKind, Ino, Inode, NAME_BYTES_MAX, Op, Refusal};
 
+use super::lock_table::Changer;
 use super::vfs::present;
 use super::{FileSystemSpace, FsError, Vfs};
 
@@ -12,10 +14,28 @@ const INODES_FREE: u64 = u32::MAX as u64;
 
 impl Vfs {
     /// Changes attributes. Permissions were checked by the kernel.
-    pub async fn setattr(&self, ino: Ino, mut change: AttrChange) -> Result<Inode, FsError> {
+    pub async fn setattr(&self, ino: Ino, change: AttrChange) -> Result<Inode, FsError> {
+        self.setattr_through(ino, None, change).await
+    }
+
+    /// Changes attributes through an open file, if `handle` names one.
+    pub async fn setattr_through(
+        &self,
+        ino: Ino,
+        handle: Option<u64>,
+        mut change: AttrChange,
+    ) -> Result<Inode, FsError> {
         if change.size.is_some_and(|size| size > FILE_BYTES_MAX) {
             return Err(Refusal::TooLarge.into());
         }
+        let by = Changer {
+            handle,
+            ..Changer::default()
+        };
+        let fence = match change.size {
+            Some(_) => Some(self.fence(ino, by)?),
+            None => None,
+        };
         let changes_owner = change.uid.is_some() || change.gid.is_some();
         if changes_owner || change.size.is_some() {
             self.backend.refresh(&[ino]).await?;
@@ -24,7 +44,11 @@ impl Vfs {
             change.kill_suid_sgid |= changes_owner && inode.kind != FileKind::Directory;
             self.drop_capability(&inode).await?;
         }
-        self.submit_for_inode(Op::SetAttr { ino, change }).await
+        let op = Op::SetAttr { ino, change };
+        match fence {
+            Some(fence) => self.inode_of(self.submit_fenced(fence, op, Bytes::new()).await?),
+            None => self.submit_for_inode(op).await,
+        }
     }
 
     /// What statfs tells.

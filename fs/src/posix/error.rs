@@ -23,6 +23,9 @@ pub enum FsError {
     /// ENOLCK: this node's lock table is full.
     #[error("no locks available on this node")]
     NoLocks,
+    /// EIO: this node lost its session, and with it locks on this file that were held when it was opened.
+    #[error("locks on this file were lost while this node was cut off: close it and open it again")]
+    LocksLost,
     /// EINTR: a signal came while the request waited.
     #[error("interrupted by a signal")]
     Interrupted,
@@ -53,7 +56,7 @@ impl FsError {
             Self::Interrupted => libc::EINTR,
             Self::BeyondEnd => libc::ENXIO,
             Self::BufferTooSmall => libc::ERANGE,
-            Self::UnexpectedReply(_) | Self::Unstable => libc::EIO,
+            Self::UnexpectedReply(_) | Self::Unstable | Self::LocksLost => libc::EIO,
         }
     }
 

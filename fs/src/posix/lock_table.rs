@@ -1,5 +1,5 @@
-//! What this node remembers about locks: who may hold some (so that closing a file without locks costs nothing), and
-//! who waits, in which order.
+//! What this node remembers about locks: who may hold some (so that closing a file without locks costs nothing), who
+//! waits, in which order, and which open files have lost theirs.
 //!
 //! The locks themselves are replicated state. Waiting is local: a queue for each inode, so that of many waiters on
 //! this node only those whose turn it is ask the cluster.
@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use raftstore::meta::{Ino, Lock, LockKind, LockOwner};
-use tokio::sync::Notify;
+use raftstore::meta::{Ino, Lock, LockKind, LockOwner, SessionId};
+use tokio::sync::{Mutex as Turn, Notify, OwnedMutexGuard};
 
-use super::LockRange;
+use super::{FsError, LockRange};
 
 /// How many steps of "waits for" are followed when looking for a deadlock.
 const DEADLOCK_DEPTH_MAX: usize = 64;
@@ -36,11 +36,41 @@ impl Holder {
     }
 }
 
+/// What is known of one holder.
+#[derive(Debug)]
+struct Held {
+    /// Through which it locked last.
+    handle: u64,
+    /// Under which it may hold locks; `None` if it holds none.
+    session: Option<SessionId>,
+    /// Requests of it on their way.
+    users: u32,
+    turn: Arc<Turn<()>>,
+}
+
+/// Open files, and owners, whose locks on an inode went with a session. What they do would be done without the locks
+/// that its program relies on.
+#[derive(Debug, Default)]
+struct Lost {
+    handles: HashSet<u64>,
+    owners: HashSet<u64>,
+}
+
 #[derive(Debug)]
 struct Waiter {
     id: u64,
     lock: Lock,
     blocked_by: Option<LockOwner>,
+}
+
+/// One step of "waits for".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Edge {
+    pub(super) ino: Ino,
+    /// What is waited for.
+    pub(super) lock: Lock,
+    /// Who had it when the cluster was last asked.
+    pub(super) blocker: LockOwner,
 }
 
 #[derive(Debug, Default)]
@@ -51,12 +81,23 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Owners that may hold locks, and the handle that each locked through last.
-    held: BTreeMap<Holder, u64>,
+    held: BTreeMap<Holder, Held>,
+    /// Handles of the files that are open.
+    open: HashMap<Ino, HashSet<u64>>,
+    lost: HashMap<Ino, Lost>,
+    /// The newest session that is over.
+    last_lost: SessionId,
     waiting: HashMap<Ino, Queue>,
     /// Inodes whose lock somebody else was refused since this node last gave one up.
     wanted: HashSet<Ino>,
     next_id: u64,
+}
+
+impl Inner {
+    fn of_inode(&self, ino: Ino) -> impl Iterator<Item = (&Holder, &Held)> {
+        self.held
+            .range(Holder::first(ino)..Holder::first(ino.saturating_add(1)))
+    }
 }
 
 /// Holders and waiters of one node.
@@ -74,39 +115,116 @@ impl LockTable {
         }
     }
 
-    /// Remembers that `holder` may hold locks. Returns whether that is new; `None` if the table is full.
-    pub(super) fn remember(&self, holder: Holder, handle: u64) -> Option<bool> {
+    /// Begins a request for a lock; `None` if the table is full.
+    pub(super) fn begin(self: &Arc<Self>, holder: Holder, handle: u64) -> Option<Using> {
         let mut inner = self.lock();
         if inner.held.len() >= self.owners_max && !inner.held.contains_key(&holder) {
             return None;
         }
-        Some(inner.held.insert(holder, handle).is_none())
+        let held = inner.held.entry(holder).or_insert_with(|| Held {
+            handle,
+            session: None,
+            users: 0,
+            turn: Arc::default(),
+        });
+        held.handle = handle;
+        held.users += 1;
+        Some(Using {
+            holder,
+            turn: held.turn.clone(),
+            table: self.clone(),
+        })
     }
 
-    /// `holder` holds nothing any more. Returns whether it was remembered.
-    pub(super) fn forget(&self, holder: Holder) -> bool {
-        self.lock().held.remove(&holder).is_some()
-    }
-
-    /// Whether `holder` may hold locks.
-    pub(super) fn may_hold(&self, holder: Holder) -> bool {
-        self.lock().held.contains_key(&holder)
+    /// Begins to give locks up; `None` if `holder` holds none and is not about to.
+    pub(super) fn begin_unlock(self: &Arc<Self>, holder: Holder) -> Option<Using> {
+        let mut inner = self.lock();
+        let held = inner.held.get_mut(&holder)?;
+        held.users += 1;
+        Some(Using {
+            holder,
+            turn: held.turn.clone(),
+            table: self.clone(),
+        })
     }
 
     /// Those who locked `ino` through `handle` last and have not given all up.
     pub(super) fn holders_through(&self, ino: Ino, handle: u64) -> Vec<Holder> {
         let inner = self.lock();
         inner
-            .held
-            .range(Holder::first(ino)..Holder::first(ino.saturating_add(1)))
-            .filter(|(_, through)| **through == handle)
+            .of_inode(ino)
+            .filter(|(_, held)| held.handle == handle)
             .map(|(holder, _)| *holder)
             .collect()
     }
 
-    /// The session is over, and with it went all its locks.
-    pub(super) fn forget_held(&self) {
-        self.lock().held.clear();
+    /// A file was opened.
+    pub(super) fn opened(&self, ino: Ino, handle: u64) {
+        self.lock().open.entry(ino).or_default().insert(handle);
+    }
+
+    /// A handle is gone, and with it what it had lost.
+    pub(super) fn closed(&self, ino: Ino, handle: u64) {
+        let mut inner = self.lock();
+        if let Some(handles) = inner.open.get_mut(&ino) {
+            handles.remove(&handle);
+            if handles.is_empty() {
+                inner.open.remove(&ino);
+            }
+        }
+        if let Some(lost) = inner.lost.get_mut(&ino) {
+            lost.handles.remove(&handle);
+            if lost.handles.is_empty() {
+                inner.lost.remove(&ino);
+            }
+        }
+    }
+
+    /// A process closed a descriptor of the file: it cannot believe any more that it holds locks.
+    pub(super) fn owner_let_go(&self, ino: Ino, token: u64) {
+        if let Some(lost) = self.lock().lost.get_mut(&ino) {
+            lost.owners.remove(&token);
+        }
+    }
+
+    /// `session` is over, and with it went all its locks. Every file that is open now and on whose inode one was held
+    /// has lost it: this node does not know which of its programs rely on which lock.
+    pub(super) fn session_over(&self, session: SessionId) {
+        let mut guard = self.lock();
+        let inner = &mut *guard;
+        inner.last_lost = inner.last_lost.max(session);
+        for (holder, held) in &mut inner.held {
+            if held.session.is_none_or(|under| under > session) {
+                continue;
+            }
+            held.session = None;
+            let Some(handles) = inner.open.get(&holder.ino) else {
+                continue;
+            };
+            let lost = inner.lost.entry(holder.ino).or_default();
+            lost.handles.extend(handles);
+            lost.owners.insert(holder.token);
+        }
+        inner
+            .held
+            .retain(|_, held| held.users > 0 || held.session.is_some());
+    }
+
+    /// Before a change of `ino` through `handle`, by `owner`. The session, if locks on it are held on this node: the
+    /// change must not be made under another one.
+    ///
+    /// # Errors
+    /// [`FsError::LocksLost`].
+    pub(super) fn check(&self, ino: Ino, by: Changer) -> Result<Option<SessionId>, FsError> {
+        let inner = self.lock();
+        if let Some(lost) = inner.lost.get(&ino)
+            && (by.mapped
+                || by.handle.is_some_and(|handle| lost.handles.contains(&handle))
+                || by.owner.is_some_and(|owner| lost.owners.contains(&owner)))
+        {
+            return Err(FsError::LocksLost);
+        }
+        Ok(inner.of_inode(ino).find_map(|(_, held)| held.session))
     }
 
     /// Joins the queue of the lock's inode.
@@ -130,7 +248,10 @@ impl LockTable {
 
     /// A lock on `ino` was given up.
     pub(super) fn wake(&self, ino: Ino) {
-        if let Some(queue) = self.lock().waiting.get(&ino) {
+        if let Some(queue) = self.lock().waiting.get_mut(&ino) {
+            for waiter in &mut queue.waiters {
+                waiter.blocked_by = None;
+            }
             queue.changed.notify_waiters();
         }
     }
@@ -160,6 +281,78 @@ impl LockTable {
     }
 }
 
+/// Who changes a file, as far as the kernel tells.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Changer {
+    pub(super) handle: Option<u64>,
+    /// The kernel's owner token.
+    pub(super) owner: Option<u64>,
+    /// Pages of a mapping: the kernel picks any open file for them.
+    pub(super) mapped: bool,
+}
+
+/// A request of a holder on its way: so long, the holder is not forgotten.
+#[must_use]
+#[derive(Debug)]
+pub(super) struct Using {
+    holder: Holder,
+    turn: Arc<Turn<()>>,
+    table: Arc<LockTable>,
+}
+
+impl Using {
+    /// Waits until no other request of the holder is on its way: they would overtake each other.
+    pub(super) async fn turn(&self) -> OwnedMutexGuard<()> {
+        self.turn.clone().lock_owned().await
+    }
+
+    /// Under which session the holder may hold locks.
+    pub(super) fn session(&self) -> Option<SessionId> {
+        self.table.lock().held.get(&self.holder)?.session
+    }
+
+    /// The holder was granted a lock under `session`. False if that is over meanwhile, so that the lock is gone.
+    pub(super) fn granted(&self, session: SessionId) -> bool {
+        let mut inner = self.table.lock();
+        if session <= inner.last_lost {
+            return false;
+        }
+        if let Some(held) = inner.held.get_mut(&self.holder) {
+            held.session = Some(session);
+        }
+        true
+    }
+
+    /// The holder holds nothing. To be called in its turn.
+    pub(super) fn freed(&self) {
+        if let Some(held) = self.table.lock().held.get_mut(&self.holder) {
+            held.session = None;
+        }
+    }
+
+    /// [`LockTable::check`] for the request itself.
+    pub(super) fn check(&self, handle: u64) -> Result<(), FsError> {
+        let by = Changer {
+            handle: Some(handle),
+            owner: Some(self.holder.token),
+            mapped: false,
+        };
+        self.table.check(self.holder.ino, by).map(drop)
+    }
+}
+
+impl Drop for Using {
+    fn drop(&mut self) {
+        let mut inner = self.table.lock();
+        if let Some(held) = inner.held.get_mut(&self.holder) {
+            held.users -= 1;
+            if held.users == 0 && held.session.is_none() {
+                inner.held.remove(&self.holder);
+            }
+        }
+    }
+}
+
 /// A place in the queue; dropped, it is given up.
 #[must_use]
 pub(super) struct Waiting {
@@ -186,31 +379,40 @@ impl Waiting {
             .any(|earlier| conflict(&earlier.lock, &mine.lock))
     }
 
-    /// Notes who is in the way. Returns true if that one, step by step, waits for `me`.
-    pub(super) fn blocked_by(&self, me: LockOwner, blocker: LockOwner) -> bool {
+    /// Notes who is in the way of `mine`. If that one, step by step, waits for the owner of `mine`: the steps. They
+    /// are what the waiters were last told; whether each still holds is for the caller to look up.
+    pub(super) fn blocked_by(&self, mine: Lock, blocker: LockOwner) -> Option<Vec<Edge>> {
         let mut inner = self.table.lock();
         if let Some(queue) = inner.waiting.get_mut(&self.ino)
-            && let Some(mine) = queue.waiters.iter_mut().find(|waiter| waiter.id == self.id)
+            && let Some(waiter) = queue.waiters.iter_mut().find(|waiter| waiter.id == self.id)
         {
-            mine.blocked_by = Some(blocker);
+            // The session may be another than when the wait began.
+            waiter.lock = mine;
+            waiter.blocked_by = Some(blocker);
         }
+        let mut path = vec![Edge {
+            ino: self.ino,
+            lock: mine,
+            blocker,
+        }];
         let mut owner = blocker;
-        for _ in 0..DEADLOCK_DEPTH_MAX {
-            if owner == me {
-                return true;
+        while path.len() <= DEADLOCK_DEPTH_MAX {
+            if owner == mine.owner {
+                return Some(path);
             }
-            let waits_for = inner
-                .waiting
-                .values()
-                .flat_map(|queue| &queue.waiters)
-                .find(|waiter| waiter.lock.owner == owner)
-                .and_then(|waiter| waiter.blocked_by);
-            match waits_for {
-                Some(next) => owner = next,
-                None => return false,
-            }
+            let next = inner.waiting.iter().find_map(|(ino, queue)| {
+                let of_owner = |waiter: &&Waiter| waiter.lock.owner == owner && waiter.blocked_by.is_some();
+                let waiter = queue.waiters.iter().find(of_owner)?;
+                Some(Edge {
+                    ino: *ino,
+                    lock: waiter.lock,
+                    blocker: waiter.blocked_by?,
+                })
+            })?;
+            owner = next.blocker;
+            path.push(next);
         }
-        false
+        None
     }
 }
 

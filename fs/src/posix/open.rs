@@ -1,7 +1,9 @@
 //! Opening, creating-and-opening, closing.
 
+use bytes::Bytes;
 use raftstore::meta::{AttrChange, FileKind, Ino, Inode, NewInode, Op, Refusal, Reply};
 
+use super::lock_table::Changer;
 use super::open_inodes::Opening;
 use super::vfs::{check_name_length, present};
 use super::{Caller, FsError, OpenFlags, OpenedFile, Vfs};
@@ -14,7 +16,7 @@ impl Vfs {
         let inode = self.truncate_if_asked(inode, flags).await?;
         opening.succeed();
         Ok(OpenedFile {
-            handle: self.new_handle(),
+            handle: self.new_file_handle(ino),
             inode,
         })
     }
@@ -45,6 +47,7 @@ impl Vfs {
         let caller = Caller {
             uid: new.uid,
             gid: new.gid,
+            handle: None,
         };
         let creating = self.open.begin_create();
         let reply = self
@@ -61,7 +64,7 @@ impl Vfs {
                 self.open.begin_open(inode.ino).succeed();
                 drop(creating);
                 Ok(OpenedFile {
-                    handle: self.new_handle(),
+                    handle: self.new_file_handle(inode.ino),
                     inode,
                 })
             }
@@ -80,6 +83,7 @@ impl Vfs {
     pub async fn release(&self, ino: Ino, handle: u64) -> Result<(), FsError> {
         let unlocked = self.unlock_handle(ino, handle).await;
         self.open.close(ino);
+        self.locks.closed(ino, handle);
         unlocked
     }
 
@@ -103,15 +107,15 @@ impl Vfs {
             return Ok(inode);
         }
         self.drop_capability(&inode).await?;
-        self.submit_for_inode(Op::SetAttr {
-            ino: inode.ino,
-            change: AttrChange {
-                size: Some(0),
-                kill_suid_sgid: flags.kill_suid_sgid,
-                ..AttrChange::default()
-            },
-        })
-        .await
+        let ino = inode.ino;
+        let fence = self.fence(ino, Changer::default())?;
+        let change = AttrChange {
+            size: Some(0),
+            kill_suid_sgid: flags.kill_suid_sgid,
+            ..AttrChange::default()
+        };
+        let op = Op::SetAttr { ino, change };
+        self.inode_of(self.submit_fenced(fence, op, Bytes::new()).await?)
     }
 }
 

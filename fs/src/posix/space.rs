@@ -1,7 +1,9 @@
 //! Allocating, punching, seeking data and holes, copying by reference.
 
+use bytes::Bytes;
 use raftstore::meta::{AttrChange, Fallocate, FileKind, Ino, Inode, Op, Refusal, Reply, Source};
 
+use super::lock_table::Changer;
 use super::vfs::present;
 use super::{Caller, FsError, Vfs};
 
@@ -20,6 +22,13 @@ pub enum Seek {
     Hole,
 }
 
+fn changer(caller: Caller) -> Changer {
+    Changer {
+        handle: caller.handle,
+        ..Changer::default()
+    }
+}
+
 impl Vfs {
     /// Allocates, punches or zeroes a range.
     pub async fn fallocate(
@@ -33,17 +42,17 @@ impl Vfs {
         if len == 0 {
             return Err(Refusal::Invalid.into());
         }
+        let fence = self.fence(ino, changer(caller))?;
         if what != Fallocate::PunchHole {
             self.check_space(len).await?;
         }
-        let inode = self
-            .submit_for_inode(Op::Fallocate {
-                ino,
-                what,
-                offset,
-                len,
-            })
-            .await?;
+        let op = Op::Fallocate {
+            ino,
+            what,
+            offset,
+            len,
+        };
+        let inode = self.inode_of(self.submit_fenced(fence, op, Bytes::new()).await?)?;
         self.drop_privileges(&inode, caller).await
     }
 
@@ -94,19 +103,18 @@ impl Vfs {
         if source_ino == target_ino && source_offset.abs_diff(target_offset) < len {
             return Err(Refusal::Invalid.into());
         }
+        let fence = self.fence(target_ino, changer(caller))?;
         let mut done = 0;
         while done < len {
             let step = (len - done).min(COPY_BYTES_MAX);
-            let reply = self
-                .submit(Op::CopyRange {
-                    source: source_ino,
-                    source_offset: source_offset + done,
-                    target: target_ino,
-                    target_offset: target_offset + done,
-                    len: step,
-                })
-                .await;
-            match reply {
+            let op = Op::CopyRange {
+                source: source_ino,
+                source_offset: source_offset + done,
+                target: target_ino,
+                target_offset: target_offset + done,
+                len: step,
+            };
+            match self.submit_fenced(fence, op, Bytes::new()).await {
                 Ok(Reply::Copied { len: copied, inode }) => {
                     if done == 0 && copied > 0 {
                         self.drop_privileges(&inode, caller).await?;

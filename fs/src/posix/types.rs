@@ -10,6 +10,8 @@ pub struct Caller {
     pub uid: u32,
     /// Effective (filesystem) gid.
     pub gid: u32,
+    /// Through which open file, if through one.
+    pub handle: Option<u64>,
 }
 
 impl Caller {
@@ -50,6 +52,10 @@ pub struct OpenedFile {
 pub struct WriteRequest {
     /// To which file.
     pub ino: Ino,
+    /// Through which open file.
+    pub handle: u64,
+    /// For whom: the kernel's owner token, if it tells.
+    pub owner: Option<u64>,
     /// Where, if `append` is not set; where the caller thinks the end is, if it is.
     pub offset: u64,
     /// What.

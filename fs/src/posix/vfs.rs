@@ -6,16 +6,22 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raftstore::clock::Clock;
-use raftstore::meta::{Event, Ino, Inode, NAME_BYTES_MAX, Observer, Op, Reader, Refusal, Reply};
+use raftstore::meta::{
+    Event, Ino, Inode, MetaError, NAME_BYTES_MAX, Observer, Op, Reader, Refusal, Reply, SessionId,
+};
 
-use super::lock_table::LockTable;
+use super::lock_table::{Changer, LockTable};
 use super::{FsError, Invalidations, OpenInodes};
-use crate::backend::{Backend, ClusterSpace};
+use crate::backend::{Backend, BackendError, ClusterSpace};
 
 /// How often a look-up is repeated if what it found is gone again.
 const LOOKUP_TRIES: u32 = 16;
 /// For how long the answer to "how much room is there" is good.
 const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// The only session that a change may be made under; `None` if any will do.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fence(Option<SessionId>);
 
 /// What the POSIX layer may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +156,32 @@ impl Vfs {
         self.next_handle.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// A new handle of a file that can be locked.
+    pub(super) fn new_file_handle(&self, ino: Ino) -> u64 {
+        let handle = self.new_handle();
+        self.locks.opened(ino, handle);
+        handle
+    }
+
+    /// Whether `by` may change the file's bytes, and under which session alone: locks that are held on this node
+    /// protect the change, and they end with it.
+    pub(super) fn fence(&self, ino: Ino, by: Changer) -> Result<Fence, FsError> {
+        Ok(Fence(self.locks.check(ino, by)?))
+    }
+
+    /// Submits a change of a file's bytes.
+    pub(super) async fn submit_fenced(&self, fence: Fence, op: Op, payload: Bytes) -> Result<Reply, FsError> {
+        let Some(session) = fence.0 else {
+            return Ok(self.backend.submit(op, payload).await?);
+        };
+        match self.backend.submit_within(session, op, payload).await {
+            Err(BackendError::Meta(MetaError::SessionExpired(gone))) if gone == session => {
+                Err(FsError::LocksLost)
+            }
+            answer => Ok(answer?),
+        }
+    }
+
     /// Submits an op that carries no bytes.
     pub(super) async fn submit(&self, op: Op) -> Result<Reply, FsError> {
         Ok(self.backend.submit(op, Bytes::new()).await?)
@@ -157,7 +189,12 @@ impl Vfs {
 
     /// Submits an op whose answer is an inode.
     pub(super) async fn submit_for_inode(&self, op: Op) -> Result<Inode, FsError> {
-        match self.submit(op).await? {
+        self.inode_of(self.submit(op).await?)
+    }
+
+    /// The inode that an answer consists of.
+    pub(super) fn inode_of(&self, reply: Reply) -> Result<Inode, FsError> {
+        match reply {
             Reply::Inode(inode) => {
                 self.open.saw(inode.ino);
                 Ok(inode)
@@ -204,8 +241,14 @@ impl Observer for Vfs {
                 Event::Data { ino, by } if *by != session => self.invalidations.push(*ino),
                 Event::LockFreed { ino } => self.locks.wake(*ino),
                 Event::LockWanted { ino, by } if *by != session => self.locks.wanted_elsewhere(*ino),
-                Event::SessionExpired { session: expired } if *expired == session => self.locks.forget_held(),
+                Event::SessionExpired { session: expired } if *expired == session => {
+                    self.locks.session_over(session);
+                }
                 Event::Reset => {
+                    // A snapshot tells what is, not what happened. What cannot be read counts as lost.
+                    if !matches!(self.backend.reader().session(session), Ok(Some(_))) {
+                        self.locks.session_over(session);
+                    }
                     self.invalidations.push_all();
                     self.locks.wake_all();
                 }

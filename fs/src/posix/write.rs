@@ -4,13 +4,20 @@ use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use raftstore::meta::{Data, FILE_BYTES_MAX, Ino, Inode, Op, Refusal, Reply, WriteAt};
 
-use super::vfs::present;
+use super::lock_table::Changer;
+use super::vfs::{Fence, present};
 use super::{FsError, Vfs, WriteRequest, Written};
 use crate::backend::ChunkGuard;
 
 impl Vfs {
     /// Writes. What is written is on the media of a majority when this returns.
     pub async fn write(&self, request: WriteRequest) -> Result<Written, FsError> {
+        let by = Changer {
+            handle: (!request.from_mapping).then_some(request.handle),
+            owner: request.owner,
+            mapped: request.from_mapping,
+        };
+        let fence = self.fence(request.ino, by)?;
         let mut request = request;
         if request.from_mapping {
             self.clamp_to_size(&mut request).await?;
@@ -33,9 +40,9 @@ impl Vfs {
         let (ino, kernels_end) = (request.ino, request.offset);
         let appends = request.append;
         let (written, inode) = if request.data.len() <= self.limits.inline_bytes_max {
-            self.write_inline(request).await?
+            self.write_inline(fence, request).await?
         } else {
-            self.write_pieces(request).await?
+            self.write_pieces(fence, request).await?
         };
         if appends && written.offset != kernels_end {
             // The kernel's cached size was old, so what it did to its cache was elsewhere.
@@ -46,7 +53,7 @@ impl Vfs {
         Ok(written)
     }
 
-    async fn write_inline(&self, request: WriteRequest) -> Result<(Written, Inode), FsError> {
+    async fn write_inline(&self, fence: Fence, request: WriteRequest) -> Result<(Written, Inode), FsError> {
         let at = place(&request);
         let len = request.data.len();
         let op = Op::Write {
@@ -55,12 +62,12 @@ impl Vfs {
             data: Data::Inline,
             kill_suid_sgid: request.kill_suid_sgid,
         };
-        let (offset, inode) = written(self.backend.submit(op, request.data).await?)?;
+        let (offset, inode) = written(self.submit_fenced(fence, op, request.data).await?)?;
         Ok((Written { len, offset }, inode))
     }
 
     /// Chunks of several pieces are stored concurrently, but placed in order: if one fails, those before it count.
-    async fn write_pieces(&self, request: WriteRequest) -> Result<(Written, Inode), FsError> {
+    async fn write_pieces(&self, fence: Fence, request: WriteRequest) -> Result<(Written, Inode), FsError> {
         let mut stores = Vec::new();
         for piece in cut(&request.data, self.limits.piece_bytes_max) {
             stores.push(self.store(piece));
@@ -85,7 +92,7 @@ impl Vfs {
                         },
                         kill_suid_sgid: request.kill_suid_sgid,
                     };
-                    let reply = self.submit(op).await;
+                    let reply = self.submit_fenced(fence, op, Bytes::new()).await;
                     drop(guard);
                     reply
                         .and_then(written)

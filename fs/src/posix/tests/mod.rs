@@ -18,8 +18,16 @@ use super::{Caller, FsError, Limits, OpenFlags, Vfs, WriteRequest, Written};
 
 /// Room of a test's filesystem, bytes.
 const CAPACITY_BYTES: u64 = 1 << 30;
-const USER: Caller = Caller { uid: 1000, gid: 1000 };
-const ROOT: Caller = Caller { uid: 0, gid: 0 };
+const USER: Caller = Caller {
+    uid: 1000,
+    gid: 1000,
+    handle: None,
+};
+const ROOT: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    handle: None,
+};
 
 /// Small pieces, so that tests cross their edges.
 fn small_limits() -> Limits {
@@ -74,6 +82,8 @@ async fn directory(vfs: &Vfs, name: &str) -> Ino {
 fn at(ino: Ino, offset: u64, data: &[u8]) -> WriteRequest {
     WriteRequest {
         ino,
+        handle: 0,
+        owner: None,
         offset,
         data: Bytes::copy_from_slice(data),
         append: false,
