@@ -2,7 +2,7 @@
 
 use raftstore::meta::{FileKind, Ino, Inode, NewInode, Op, Refusal, RenameMode, SYMLINK_BYTES_MAX};
 
-use super::vfs::check_name_length;
+use super::vfs::{ENTRY_BYTES, check_name_length};
 use super::{FsError, Vfs};
 
 impl Vfs {
@@ -17,6 +17,7 @@ impl Vfs {
                 return Err(Refusal::NameTooLong.into());
             }
         }
+        self.check_space(ENTRY_BYTES).await?;
         self.submit_for_inode(Op::Create {
             parent,
             name: name.to_vec().into(),
@@ -29,6 +30,7 @@ impl Vfs {
     /// Gives an inode another name.
     pub async fn link(&self, ino: Ino, parent: Ino, name: &[u8]) -> Result<Inode, FsError> {
         check_name_length(name)?;
+        self.check_space(ENTRY_BYTES).await?;
         let name = name.to_vec().into();
         self.submit_for_inode(Op::Link { ino, parent, name }).await
     }

@@ -5,7 +5,7 @@ use raftstore::meta::{AttrChange, FileKind, Ino, Inode, NewInode, Op, Refusal, R
 
 use super::lock_table::Changer;
 use super::open_inodes::Opening;
-use super::vfs::{check_name_length, present};
+use super::vfs::{ENTRY_BYTES, check_name_length, present};
 use super::{Caller, FsError, OpenFlags, OpenedFile, Vfs};
 
 impl Vfs {
@@ -44,6 +44,7 @@ impl Vfs {
         flags: OpenFlags,
     ) -> Result<OpenedFile, FsError> {
         check_name_length(name)?;
+        self.check_space(ENTRY_BYTES).await?;
         let caller = Caller {
             uid: new.uid,
             gid: new.gid,

@@ -16,6 +16,8 @@ use crate::backend::{Backend, BackendError, ClusterSpace};
 
 /// How often a look-up is repeated if what it found is gone again.
 const LOOKUP_TRIES: u32 = 16;
+/// A name or an attribute asks for any room at all: how much it takes on the media depends on the engine.
+pub(super) const ENTRY_BYTES: u64 = 1;
 /// For how long the answer to "how much room is there" is good.
 const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
 
@@ -224,7 +226,8 @@ impl Vfs {
         Ok(space)
     }
 
-    /// ENOSPC unless `len` more bytes fit.
+    /// ENOSPC unless `len` more bytes fit. Names and attributes are asked for too: the reserve that is then left is for
+    /// the journal and the engine, and for removing files.
     pub(super) async fn check_space(&self, len: u64) -> Result<(), FsError> {
         if self.cluster_space().await?.available_bytes < len {
             return Err(Refusal::NoSpace.into());

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use raftstore::meta::{Ino, Inode, NAME_BYTES_MAX, Op, Refusal, XATTR_BYTES_MAX, XattrMode};
 
-use super::vfs::present;
+use super::vfs::{ENTRY_BYTES, present};
 use super::{Caller, FsError, Vfs};
 
 /// What the kernel takes as a list of names.
@@ -55,6 +55,7 @@ impl Vfs {
         if value.len() > XATTR_BYTES_MAX {
             return Err(Refusal::AttributeTooLarge.into());
         }
+        self.check_space(ENTRY_BYTES.max(value.len() as u64)).await?;
         self.submit_for_nothing(Op::SetXattr {
             ino,
             name: name.to_vec().into(),

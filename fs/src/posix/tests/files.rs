@@ -172,6 +172,23 @@ async fn nothing_is_allocated_on_a_full_cluster() {
         .await
         .unwrap();
     assert_eq!(stat(&vfs, ino).await.size, 5);
+
+    // Names and attributes need room, too; removing needs none.
+    let full = cluster.vfs(small_limits()).unwrap();
+    cluster.set_space(ClusterSpace {
+        capacity_bytes: 1000,
+        available_bytes: 0,
+    });
+    refused(full.link(ino, ROOT_INO, b"g").await, libc::ENOSPC);
+    let set = full.set_xattr(
+        ino,
+        b"user.a",
+        Bytes::from_static(b"b"),
+        raftstore::meta::XattrMode::Set,
+        false,
+    );
+    refused(set.await, libc::ENOSPC);
+    full.unlink(ROOT_INO, b"f").await.unwrap();
 }
 
 #[tokio::test]
