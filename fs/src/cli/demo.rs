@@ -191,9 +191,17 @@ async fn perform(place: &Place, actors: &mut Vec<Actor>) -> Outcome {
         });
         wait_healthy(place, actors).await?;
     }
-    wait_voters(place).await?;
-    explain(place, actors);
+    let mut explained = false;
     loop {
+        // Until every node votes, the loss of one may stop the others.
+        if !explained
+            && admin::count_voters(&place.store(1))
+                .await
+                .is_ok_and(|voters| voters >= NODES as u64)
+        {
+            explain(place, actors);
+            explained = true;
+        }
         tokio::time::sleep(LOOK_INTERVAL).await;
         for actor in actors.iter_mut() {
             look_after(place, actor)?;
@@ -252,18 +260,6 @@ async fn wait_healthy(place: &Place, actors: &mut [Actor]) -> Outcome {
         Ok(result) => result,
         Err(_) => Err(format!("node {n} does not come up:\n{}", log())),
     }
-}
-
-/// Waits until every node votes: before that, the loss of one may stop the others.
-async fn wait_voters(place: &Place) -> Outcome {
-    let voting = async {
-        while admin::count_voters(&place.store(1)).await? < NODES as u64 {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-        }
-        Ok(())
-    };
-    let late = |_| "the nodes have started, but they do not all vote".to_owned();
-    tokio::time::timeout(START_TIMEOUT, voting).await.map_err(late)?
 }
 
 fn explain(place: &Place, actors: &[Actor]) {
