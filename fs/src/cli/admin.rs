@@ -78,10 +78,13 @@ async fn ask_within<T>(
     tokio::time::timeout(limit, work).await.map_err(too_late)?
 }
 
+/// What the daemon says of itself, as JSON.
+async fn status_json(mut client: AdminClient<Channel>) -> Result<String, tonic::Status> {
+    Ok(client.status(StatusRequest {}).await?.into_inner().json)
+}
+
 fn fetch_status(store: &Path) -> Result<String, String> {
-    ask(store, TIMEOUT, async |mut client| {
-        Ok(client.status(StatusRequest {}).await?.into_inner().json)
-    })
+    ask(store, TIMEOUT, status_json)
 }
 
 fn parse_status(json: &str) -> Result<Status, String> {
@@ -94,9 +97,7 @@ fn parsed_status(store: &Path) -> Result<Status, String> {
 
 /// How many nodes vote.
 pub(super) async fn count_voters(store: &Path) -> Result<u64, String> {
-    let call =
-        async |mut client: AdminClient<Channel>| Ok(client.status(StatusRequest {}).await?.into_inner().json);
-    let json = ask_within(store, TIMEOUT, call).await?;
+    let json = ask_within(store, TIMEOUT, status_json).await?;
     Ok(parse_status(&json)?.raft.voters)
 }
 

@@ -638,39 +638,13 @@ fn work(
 
 /// Hears of what ends the node.
 fn watch_trouble(tasks: &mut JoinSet<()>, shared: &Shared, trouble: &watch::Sender<Option<Trouble>>) {
-    let report = |trouble: &watch::Sender<Option<Trouble>>, what: Trouble| {
-        trouble.send_if_modified(|known| {
-            let first = known.is_none();
-            if first {
-                tracing::error!(?what, "this node leaves the quorum");
-                *known = Some(what);
-            }
-            first
-        });
-    };
-    let (sender, mut poisoned) = (trouble.clone(), shared.journal.poisoned());
-    tasks.spawn(async move {
-        let error = poisoned
-            .wait_for(Option::is_some)
-            .await
-            .map(|error| error.as_ref().map(ToString::to_string));
-        if let Ok(Some(error)) = error {
-            report(&sender, Trouble::Fatal(error));
-        }
+    report_failure(tasks, trouble, shared.journal.poisoned(), |error| {
+        Trouble::Fatal(error.to_string())
     });
-    let (sender, mut poisoned) = (trouble.clone(), shared.plane.store().poisoned());
-    tasks.spawn(async move {
-        let error = poisoned
-            .wait_for(Option::is_some)
-            .await
-            .map(|error| error.clone());
-        if let Ok(Some(error)) = error {
-            report(
-                &sender,
-                Trouble::Fatal(format!("the chunk store has stopped: {error}")),
-            );
-        }
+    report_failure(tasks, trouble, shared.plane.store().poisoned(), |error| {
+        Trouble::Fatal(format!("the chunk store has stopped: {error}"))
     });
+    report_failure(tasks, trouble, shared.meta.failure(), metadata_trouble);
     let (sender, mut metrics) = (trouble.clone(), shared.raft.metrics());
     let failure = shared.meta.failure();
     tasks.spawn(async move {
@@ -689,11 +663,35 @@ fn watch_trouble(tasks: &mut JoinSet<()>, shared: &Shared, trouble: &watch::Send
             }
         }
     });
-    let (sender, mut failure) = (trouble.clone(), shared.meta.failure());
+}
+
+/// The first trouble counts.
+fn report(trouble: &watch::Sender<Option<Trouble>>, what: Trouble) {
+    trouble.send_if_modified(|known| {
+        let first = known.is_none();
+        if first {
+            tracing::error!(?what, "this node leaves the quorum");
+            *known = Some(what);
+        }
+        first
+    });
+}
+
+/// Reports the failure of a part, once it has failed.
+fn report_failure<T: Clone + Send + Sync + 'static>(
+    tasks: &mut JoinSet<()>,
+    trouble: &watch::Sender<Option<Trouble>>,
+    mut failure: watch::Receiver<Option<T>>,
+    what: impl Fn(&T) -> Trouble + Send + 'static,
+) {
+    let trouble = trouble.clone();
     tasks.spawn(async move {
-        let why = failure.wait_for(Option::is_some).await.map(|why| why.clone());
-        if let Ok(Some(why)) = why {
-            report(&sender, metadata_trouble(&why));
+        let failed = failure
+            .wait_for(Option::is_some)
+            .await
+            .map(|failed| failed.clone());
+        if let Ok(Some(failed)) = failed {
+            report(&trouble, what(&failed));
         }
     });
 }

@@ -1,10 +1,9 @@
 //! Changing attributes, and statfs.
 
-use bytes::Bytes;
 use raftstore::meta::{AttrChange, FILE_BYTES_MAX, FileKind, Ino, Inode, NAME_BYTES_MAX, Op, Refusal};
 
 use super::lock_table::Changer;
-use super::vfs::present;
+use super::vfs::{Fence, present};
 use super::{FileSystemSpace, FsError, Vfs};
 
 /// Unit in which statfs counts.
@@ -28,13 +27,9 @@ impl Vfs {
         if change.size.is_some_and(|size| size > FILE_BYTES_MAX) {
             return Err(Refusal::TooLarge.into());
         }
-        let by = Changer {
-            handle,
-            ..Changer::default()
-        };
         let fence = match change.size {
-            Some(_) => Some(self.fence(ino, by)?),
-            None => None,
+            Some(_) => self.fence(ino, Changer::through(handle))?,
+            None => Fence::NONE,
         };
         let changes_owner = change.uid.is_some() || change.gid.is_some();
         if changes_owner || change.size.is_some() {
@@ -44,11 +39,8 @@ impl Vfs {
             change.kill_suid_sgid |= changes_owner && inode.kind != FileKind::Directory;
             self.drop_capability(&inode).await?;
         }
-        let op = Op::SetAttr { ino, change };
-        match fence {
-            Some(fence) => self.inode_of(self.submit_fenced(fence, op, Bytes::new()).await?),
-            None => self.submit_for_inode(op).await,
-        }
+        self.submit_fenced_for_inode(fence, Op::SetAttr { ino, change })
+            .await
     }
 
     /// What statfs tells.

@@ -291,6 +291,16 @@ pub(super) struct Changer {
     pub(super) mapped: bool,
 }
 
+impl Changer {
+    /// Whoever uses this open file, if one is named.
+    pub(super) fn through(handle: Option<u64>) -> Self {
+        Self {
+            handle,
+            ..Self::default()
+        }
+    }
+}
+
 /// A request of a holder on its way: so long, the holder is not forgotten.
 #[must_use]
 #[derive(Debug)]

@@ -1,6 +1,5 @@
 //! Opening, creating-and-opening, closing.
 
-use bytes::Bytes;
 use raftstore::meta::{AttrChange, FileKind, Ino, Inode, NewInode, Op, Refusal, Reply};
 
 use super::lock_table::Changer;
@@ -116,7 +115,7 @@ impl Vfs {
             ..AttrChange::default()
         };
         let op = Op::SetAttr { ino, change };
-        self.inode_of(self.submit_fenced(fence, op, Bytes::new()).await?)
+        self.submit_fenced_for_inode(fence, op).await
     }
 }
 

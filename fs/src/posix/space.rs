@@ -22,13 +22,6 @@ pub enum Seek {
     Hole,
 }
 
-fn changer(caller: Caller) -> Changer {
-    Changer {
-        handle: caller.handle,
-        ..Changer::default()
-    }
-}
-
 impl Vfs {
     /// Allocates, punches or zeroes a range.
     pub async fn fallocate(
@@ -42,7 +35,7 @@ impl Vfs {
         if len == 0 {
             return Err(Refusal::Invalid.into());
         }
-        let fence = self.fence(ino, changer(caller))?;
+        let fence = self.fence(ino, Changer::through(caller.handle))?;
         if what != Fallocate::PunchHole {
             self.check_space(len).await?;
         }
@@ -52,7 +45,7 @@ impl Vfs {
             offset,
             len,
         };
-        let inode = self.inode_of(self.submit_fenced(fence, op, Bytes::new()).await?)?;
+        let inode = self.submit_fenced_for_inode(fence, op).await?;
         self.drop_privileges(&inode, caller).await
     }
 
@@ -103,7 +96,7 @@ impl Vfs {
         if source_ino == target_ino && source_offset.abs_diff(target_offset) < len {
             return Err(Refusal::Invalid.into());
         }
-        let fence = self.fence(target_ino, changer(caller))?;
+        let fence = self.fence(target_ino, Changer::through(caller.handle))?;
         let mut done = 0;
         while done < len {
             let step = (len - done).min(COPY_BYTES_MAX);

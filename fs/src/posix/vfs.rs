@@ -25,6 +25,11 @@ const SPACE_AGE_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fence(Option<SessionId>);
 
+impl Fence {
+    /// For changes that no lock protects.
+    pub(super) const NONE: Self = Self(None);
+}
+
 /// What the POSIX layer may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -182,6 +187,11 @@ impl Vfs {
             }
             answer => Ok(answer?),
         }
+    }
+
+    /// As [`Vfs::submit_fenced`], for an op that carries no bytes and whose answer is an inode.
+    pub(super) async fn submit_fenced_for_inode(&self, fence: Fence, op: Op) -> Result<Inode, FsError> {
+        self.inode_of(self.submit_fenced(fence, op, Bytes::new()).await?)
     }
 
     /// Submits an op that carries no bytes.

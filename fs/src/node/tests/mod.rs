@@ -109,7 +109,8 @@ async fn start(store: &Path) -> Running {
     node
 }
 
-async fn create(node: &Running, name: &str) -> u64 {
+/// Makes an empty file in the root directory.
+fn create_op(name: &str) -> Op {
     let new = NewInode {
         kind: FileKind::Regular,
         mode: 0o644,
@@ -119,13 +120,16 @@ async fn create(node: &Running, name: &str) -> u64 {
         rdev: 0,
         target: Bytes::new(),
     };
-    let op = Op::Create {
+    Op::Create {
         parent: ROOT_INO,
         name: name.to_owned().into(),
         new,
         exclusive: true,
-    };
-    let reply = tokio::time::timeout(PATIENCE, node.backend().submit(op, Bytes::new()));
+    }
+}
+
+async fn create(node: &Running, name: &str) -> u64 {
+    let reply = tokio::time::timeout(PATIENCE, node.backend().submit(create_op(name), Bytes::new()));
     match reply.await.expect("no answer in time").unwrap() {
         Reply::Inode(inode) => inode.ino,
         other => panic!("{other:?}"),

@@ -15,13 +15,14 @@ use bytes::Bytes;
 use futures::future::join_all;
 use raftstore::clock::SystemClock;
 use raftstore::disk::{Disk, SimDisk};
-use raftstore::meta::{Data, FileKind, Ino, NewInode, Op, ROOT_INO, RenameMode, Reply, Source, WriteAt};
+use raftstore::meta::{Data, Ino, Op, ROOT_INO, RenameMode, Reply, Source, WriteAt};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngCore, SeedableRng};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::create_op;
 use super::recording_disk::{Cut, Known, Phase, RecordingDisk};
 use super::{PATIENCE, free_address, until};
 use crate::backend::{Backend, BackendError, Propose};
@@ -193,7 +194,7 @@ async fn make(node: &Running, change: &Change) -> u64 {
         kill_suid_sgid: false,
     };
     let (op, payload, _guard) = match change {
-        Change::Create(name) => (create(name), Bytes::new(), None),
+        Change::Create(name) => (create_op(name), Bytes::new(), None),
         Change::Write(name, data) => {
             let op = inline(ino_of(node, name), WriteAt::Offset(0));
             (op, data.clone(), None)
@@ -235,24 +236,6 @@ async fn make(node: &Running, change: &Change) -> u64 {
         Reply::Inode(inode) => inode.ino,
         Reply::Written { offset, .. } => offset,
         _ => 0,
-    }
-}
-
-fn create(name: &str) -> Op {
-    let new = NewInode {
-        kind: FileKind::Regular,
-        mode: 0o644,
-        umask: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        target: Bytes::new(),
-    };
-    Op::Create {
-        parent: ROOT_INO,
-        name: name.to_owned().into(),
-        new,
-        exclusive: true,
     }
 }
 
