@@ -6,5 +6,6 @@ pub mod backend;
 pub mod chunk;
 pub mod cli;
 pub mod fuse;
+pub mod lease;
 pub mod node;
 pub mod posix;
