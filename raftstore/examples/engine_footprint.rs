@@ -126,6 +126,7 @@ impl Log {
             name,
             new,
             exclusive: true,
+            ino: None,
         })? {
             Reply::Inode(inode) => Ok(inode.ino),
             other => Err(format!("{other:?}").into()),

@@ -23,6 +23,7 @@ impl Vfs {
             name: name.to_vec().into(),
             new,
             exclusive: true,
+            ino: None,
         })
         .await
     }

@@ -56,6 +56,7 @@ impl Vfs {
                 name: name.to_vec().into(),
                 new,
                 exclusive: flags.exclusive,
+                ino: None,
             })
             .await?;
         match reply {

@@ -5,6 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::MetaError;
 use super::types::*;
 use crate::clock::Timestamp;
 
@@ -23,7 +24,8 @@ pub struct Proposal {
     pub time: Timestamp,
     /// What to do.
     pub op: Op,
-    /// Bytes of a small write ([`Data::Inline`]), else empty. The journal stores them apart from the rest.
+    /// Bytes of a small write ([`Data::Inline`]) or of the pieces of flushes ([`PieceData::Inline`]), else empty. The
+    /// journal stores them apart from the rest.
     pub payload: Bytes,
 }
 
@@ -63,6 +65,80 @@ pub enum Data {
         /// Length in bytes.
         len: u32,
     },
+}
+
+/// Most items of an [`Op::Batch`].
+pub const BATCH_ITEMS_MAX: usize = 4096;
+/// Most pieces of an [`Op::Flush`].
+pub const FLUSH_PIECES_MAX: usize = 4096;
+/// Most inode numbers that one [`Op::ReserveInodes`] takes.
+pub const RESERVED_INODES_MAX: u32 = 65_536;
+
+/// One operation of a batch, with the time at which it was acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchItem {
+    /// Counts in place of the proposal's time.
+    pub time: Timestamp,
+    /// What to do. Only what [`Op::can_be_batched`].
+    pub op: Op,
+}
+
+/// Where the bytes of a [`Piece`] are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PieceData {
+    /// In the proposal's payload.
+    Inline {
+        /// First byte in the payload.
+        offset: u32,
+    },
+    /// In a chunk that a majority of its placement group's nodes has made durable.
+    Chunk {
+        /// Which chunk.
+        id: ChunkId,
+        /// First byte in the chunk.
+        offset: u32,
+    },
+}
+
+/// A run of bytes that was written to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Piece {
+    /// First byte's offset in the file.
+    pub offset: u64,
+    /// Length in bytes, not 0.
+    pub len: u32,
+    /// Where the bytes are.
+    pub data: PieceData,
+}
+
+/// What the node that wrote a file shows of those attributes that writing changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileState {
+    /// Length in bytes.
+    pub size: u64,
+    /// Permission bits (0 to 0o7777).
+    pub mode: u32,
+    /// See [`Inode::mtime`].
+    pub mtime: Timestamp,
+    /// See [`Inode::ctime`].
+    pub ctime: Timestamp,
+    /// See [`Inode::contents_time`].
+    pub contents_time: Timestamp,
+    /// See [`Inode::data_version`].
+    pub data_version: u64,
+}
+
+impl From<&Inode> for FileState {
+    fn from(inode: &Inode) -> Self {
+        Self {
+            size: inode.size,
+            mode: inode.mode,
+            mtime: inode.mtime,
+            ctime: inode.ctime,
+            contents_time: inode.contents_time,
+            data_version: inode.data_version,
+        }
+    }
 }
 
 /// What a new inode is to be.
@@ -182,6 +258,8 @@ pub enum Op {
         new: NewInode,
         /// EEXIST if the name is taken; otherwise, if it is taken, its inode is the answer ([`Reply::Existing`]).
         exclusive: bool,
+        /// A number for the inode that [`Op::ReserveInodes`] has reserved; `None` takes the next one.
+        ino: Option<Ino>,
     },
     /// Gives an inode another name. Answers [`Reply::Inode`].
     Link {
@@ -351,6 +429,52 @@ pub enum Op {
         /// SHA-256 of its secret.
         hash: [u8; 32],
     },
+    /// Sets numbers of inodes aside for the proposer to make inodes with. Answers [`Reply::Reserved`].
+    ReserveInodes {
+        /// How many, 1 to [`RESERVED_INODES_MAX`].
+        count: u32,
+    },
+    /// Does several things in order, each at its own time. What is refused changes nothing and does not hold up the
+    /// rest. The payload belongs to the batch: the flushes in it point into it. Answers [`Reply::Batch`].
+    Batch {
+        /// What to do, at most [`BATCH_ITEMS_MAX`].
+        items: Vec<BatchItem>,
+    },
+    /// Brings a file to the state in which the node that has written to it shows it: cuts, then overwrites with the
+    /// pieces, then sets the attributes. ESTALE if the file is gone. Answers [`Reply::Inode`].
+    Flush {
+        /// Which file.
+        ino: Ino,
+        /// Drops the file's old bytes from here on (it was truncated to this length before it grew again). Old bytes
+        /// behind the new end are dropped in any case.
+        cut: Option<u64>,
+        /// What was written: in order of offset, without overlap, within `state.size`, at most [`FLUSH_PIECES_MAX`].
+        pieces: Vec<Piece>,
+        /// The file's attributes by then, absolute. ctime and contents_time never go back, whatever is given.
+        state: FileState,
+    },
+}
+
+impl Op {
+    /// Whether the op may be an item of an [`Op::Batch`]: those on names, attributes, extended attributes and locks,
+    /// and flushes.
+    #[must_use]
+    pub fn can_be_batched(&self) -> bool {
+        matches!(
+            self,
+            Self::Create { .. }
+                | Self::Link { .. }
+                | Self::Unlink { .. }
+                | Self::Rmdir { .. }
+                | Self::Rename { .. }
+                | Self::SetAttr { .. }
+                | Self::SetXattr { .. }
+                | Self::RemoveXattr { .. }
+                | Self::Lock { .. }
+                | Self::Unlock { .. }
+                | Self::Flush { .. }
+        )
+    }
 }
 
 /// What the state machine answers to an [`Op`].
@@ -382,4 +506,14 @@ pub enum Reply {
     Blocked(Lock),
     /// The node that was added.
     Node(NodeInfo),
+    /// These numbers are the proposer's.
+    Reserved {
+        /// The first; the others follow it.
+        first: Ino,
+    },
+    /// The batch was gone through.
+    Batch {
+        /// The items that were refused: index in the batch, and why. Answers of the others are not kept.
+        refused: Vec<(u32, MetaError)>,
+    },
 }

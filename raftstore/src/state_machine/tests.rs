@@ -154,6 +154,7 @@ impl Log {
             name: Bytes::copy_from_slice(name.as_bytes()),
             new,
             exclusive: true,
+            ino: None,
         })
     }
 }

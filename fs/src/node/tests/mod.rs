@@ -125,6 +125,7 @@ fn create_op(name: &str) -> Op {
         name: name.to_owned().into(),
         new,
         exclusive: true,
+        ino: None,
     }
 }
 

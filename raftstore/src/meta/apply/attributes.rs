@@ -4,7 +4,7 @@ use crate::clock::Timestamp;
 use crate::meta::types::*;
 use crate::meta::{AttrChange, Refusal, Reply, SetTime};
 
-use super::step::{Fail, Step, malformed};
+use super::step::{Fail, Step, check_time};
 use super::xattr;
 
 pub(super) fn set(step: &mut Step<'_, '_>, ino: Ino, change: &AttrChange) -> Result<Reply, Fail> {
@@ -51,7 +51,6 @@ pub(super) fn set(step: &mut Step<'_, '_>, ino: Ino, change: &AttrChange) -> Res
 fn resolve(step: &Step<'_, '_>, time: SetTime) -> Result<Timestamp, Fail> {
     match time {
         SetTime::Now => Ok(step.time()),
-        SetTime::At(time) if time.nsec <= 999_999_999 => Ok(time),
-        SetTime::At(_) => Err(malformed("a time has too many nanoseconds")),
+        SetTime::At(time) => check_time(time).map(|()| time),
     }
 }

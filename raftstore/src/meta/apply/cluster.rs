@@ -68,7 +68,7 @@ pub(super) fn add_node(
     if nodes.len() >= NODES_MAX {
         return Err(Refusal::NoSpace.into());
     }
-    let id = step.count(Counter::NextNode, 1)?;
+    let id = step.count(Counter::NextNode, 1, 1)?;
     let node = NodeInfo {
         id,
         name: name.into(),

@@ -46,14 +46,14 @@ pub(super) fn write(
 
 /// Where the bytes of a write are, and how many there are.
 fn source_of(step: &Step<'_, '_>, data: Data) -> Result<(Source, u64), Fail> {
-    let payload_len = step.proposal.payload.len() as u64;
+    let payload_len = step.context.payload_len;
     match data {
         Data::Inline if payload_len > u64::from(CHUNK_BYTES_MAX) => {
             Err(malformed("the payload is larger than a chunk"))
         }
         Data::Inline => Ok((
             Source::Chunk {
-                id: ChunkId::payload(step.log_index),
+                id: ChunkId::payload(step.context.log_index),
                 offset: 0,
             },
             payload_len,

@@ -56,7 +56,7 @@ pub(super) fn unlock(
 }
 
 fn check(step: &Step<'_, '_>, owner: LockOwner, start: u64, end: u64) -> Result<(), Fail> {
-    if owner.session != step.proposal.session {
+    if owner.session != step.context.session {
         return Err(malformed("a lock's owner is of another session"));
     }
     if start > end {

@@ -2,9 +2,11 @@
 
 mod acl;
 mod attributes;
+mod batch;
 mod cluster;
 mod data;
 mod extents;
+mod flush;
 mod locks;
 mod merge;
 mod namespace;
@@ -20,7 +22,7 @@ mod xattr;
 use super::{Event, MetaError, Op, Proposal, Reply, Txn};
 use crate::kv::KvError;
 use sessions::Admission;
-use step::{Fail, Step};
+use step::{Context, Fail, Step, malformed};
 
 /// Applies one proposal: a pure function of what `txn` shows and of the proposal.
 ///
@@ -35,25 +37,39 @@ pub(crate) fn apply(
         Admission::Admitted => {}
         Admission::Answered(answer) => return Ok(answer),
     }
-    let start = txn.savepoint();
-    let answer = match run(txn, log_index, proposal) {
-        Ok((reply, caused)) => {
-            events.extend(caused);
-            Ok(reply)
-        }
-        Err(Fail::Refused(error)) => {
-            txn.rollback(start);
-            Err(error)
-        }
-        Err(Fail::Kv(error)) => return Err(error),
+    let context = Context::new(log_index, proposal);
+    let answer = match &proposal.op {
+        Op::Batch { items } => batch::apply(txn, context, items, events)?,
+        op => attempt(txn, context, op, events)?,
     };
     sessions::remember(txn, proposal, &answer)?;
     Ok(answer)
 }
 
-fn run(txn: &mut Txn<'_>, log_index: u64, proposal: &Proposal) -> Result<(Reply, Vec<Event>), Fail> {
-    let mut step = Step::new(txn, log_index, proposal)?;
-    let reply = dispatch(&mut step, &proposal.op)?;
+/// Runs an operation, and takes back what it has changed if it is refused.
+fn attempt(
+    txn: &mut Txn<'_>,
+    context: Context,
+    op: &Op,
+    events: &mut Vec<Event>,
+) -> Result<Result<Reply, MetaError>, KvError> {
+    let start = txn.savepoint();
+    match run(txn, context, op) {
+        Ok((reply, caused)) => {
+            events.extend(caused);
+            Ok(Ok(reply))
+        }
+        Err(Fail::Refused(error)) => {
+            txn.rollback(start);
+            Ok(Err(error))
+        }
+        Err(Fail::Kv(error)) => Err(error),
+    }
+}
+
+fn run(txn: &mut Txn<'_>, context: Context, op: &Op) -> Result<(Reply, Vec<Event>), Fail> {
+    let mut step = Step::new(txn, context)?;
+    let reply = dispatch(&mut step, op)?;
     Ok((reply, step.finish()?))
 }
 
@@ -66,7 +82,8 @@ fn dispatch(step: &mut Step<'_, '_>, op: &Op) -> Result<Reply, Fail> {
             name,
             new,
             exclusive,
-        } => namespace::create(step, *parent, name, new, *exclusive),
+            ino,
+        } => namespace::create(step, *parent, name, new, *exclusive, *ino),
         Op::Link { ino, parent, name } => namespace::link(step, *ino, *parent, name),
         Op::Unlink { parent, name } => namespace::unlink(step, *parent, name),
         Op::Rmdir { parent, name } => namespace::rmdir(step, *parent, name),
@@ -125,5 +142,13 @@ fn dispatch(step: &mut Step<'_, '_>, op: &Op) -> Result<Reply, Fail> {
         Op::SetPlacement { group, nodes } => cluster::set_placement(step, *group, nodes),
         Op::AddToken { hash, valid_s } => cluster::add_token(step, hash, *valid_s),
         Op::ExpireToken { hash } => cluster::expire_token(step, hash),
+        Op::ReserveInodes { count } => namespace::reserve(step, *count),
+        Op::Batch { .. } => Err(malformed("a batch is in a batch")),
+        Op::Flush {
+            ino,
+            cut,
+            pieces,
+            state,
+        } => flush::flush(step, *ino, *cut, pieces, state),
     }
 }

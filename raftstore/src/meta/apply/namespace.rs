@@ -6,7 +6,7 @@ use crate::kv::KvError;
 use crate::meta::keys::{self, Counter};
 use crate::meta::tables::{self, NamedEntry};
 use crate::meta::types::*;
-use crate::meta::{Event, NewInode, Refusal, Reply, value};
+use crate::meta::{Event, NewInode, RESERVED_INODES_MAX, Refusal, Reply, value};
 
 use super::step::{Fail, Step, add, malformed};
 use super::xattr;
@@ -22,7 +22,28 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), Fail> {
     Ok(())
 }
 
+/// The first number that is given to an inode.
+const FIRST_INO: Ino = ROOT_INO + 1;
+
 impl Step<'_, '_> {
+    /// The number that was reserved, if it can have been, or else the next one.
+    fn number_for_inode(&mut self, reserved: Option<Ino>) -> Result<Ino, Fail> {
+        let Some(ino) = reserved else {
+            if self.context.speculative {
+                return Err(malformed("an inode has no reserved number"));
+            }
+            return self.count(Counter::NextIno, FIRST_INO, 1);
+        };
+        let next = tables::counter(self.txn, Counter::NextIno)?.unwrap_or(FIRST_INO);
+        if ino < FIRST_INO || ino >= next && !self.context.speculative {
+            return Err(malformed("an inode's number was never reserved"));
+        }
+        if self.find(ino)?.is_some() {
+            return Err(malformed("an inode's number is taken"));
+        }
+        Ok(ino)
+    }
+
     pub(super) fn entry(&self, parent: Ino, name: &[u8]) -> Result<Option<Dirent>, Fail> {
         Ok(tables::entry(self.txn, parent, name)?)
     }
@@ -42,7 +63,7 @@ impl Step<'_, '_> {
         self.events.push(Event::Entry {
             parent,
             name: name.clone(),
-            by: self.proposal.session,
+            by: self.context.session,
         });
         self.contents_changed(parent)
     }
@@ -89,7 +110,7 @@ impl Step<'_, '_> {
         self.events.push(Event::Entry {
             parent,
             name: name.clone(),
-            by: self.proposal.session,
+            by: self.context.session,
         });
         self.contents_changed(parent)
     }
@@ -134,6 +155,7 @@ pub(super) fn create(
     name: &Bytes,
     new: &NewInode,
     exclusive: bool,
+    reserved: Option<Ino>,
 ) -> Result<Reply, Fail> {
     check_name(name)?;
     let directory = step.directory(parent)?;
@@ -147,7 +169,7 @@ pub(super) fn create(
     if new.kind == FileKind::Directory && directory.nlink >= LINKS_MAX {
         return Err(Refusal::TooManyLinks.into());
     }
-    let ino = step.count(Counter::NextIno, ROOT_INO + 1)?;
+    let ino = step.number_for_inode(reserved)?;
     step.add_inode(new_inode(step, ino, &directory, new));
     xattr::inherit_acls(step, &directory, ino, new.umask)?;
     step.add_entry(parent, name, ino, new.kind)?;
@@ -155,6 +177,16 @@ pub(super) fn create(
         step.count_link(parent, 1)?;
     }
     Ok(Reply::Inode(step.inode(ino)?))
+}
+
+/// Sets numbers for inodes aside.
+pub(super) fn reserve(step: &mut Step<'_, '_>, count: u32) -> Result<Reply, Fail> {
+    if count == 0 || count > RESERVED_INODES_MAX {
+        return Err(malformed("that many inode numbers cannot be reserved"));
+    }
+    Ok(Reply::Reserved {
+        first: step.count(Counter::NextIno, FIRST_INO, count)?,
+    })
 }
 
 fn check_target(new: &NewInode) -> Result<(), Fail> {

@@ -80,7 +80,7 @@ pub(super) fn check_chunk(txn: &Txn<'_>, id: ChunkId) -> Result<(), Fail> {
 pub(super) fn open(step: &mut Step<'_, '_>, node: NodeId) -> Result<Reply, Fail> {
     tables::node(step.txn, node)?.ok_or(Refusal::NotFound)?;
     step.expire_sessions_of(node)?;
-    let id = SessionId(step.log_index);
+    let id = SessionId(step.context.log_index);
     let session = Session {
         id,
         node,

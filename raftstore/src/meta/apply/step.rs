@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::kv::KvError;
 use crate::meta::keys::{self, Counter};
 use crate::meta::types::*;
-use crate::meta::{Event, MetaError, Proposal, Refusal, Txn, tables, value};
+use crate::meta::{Event, FileState, MetaError, Proposal, Refusal, Txn, tables, value};
 
 use super::refs::RefChanges;
 
@@ -42,6 +42,38 @@ pub(super) fn malformed(what: &str) -> Fail {
     MetaError::Malformed(what.into()).into()
 }
 
+/// Refuses a time that cannot be.
+pub(super) fn check_time(time: Timestamp) -> Result<(), Fail> {
+    if time.nsec > 999_999_999 {
+        return Err(malformed("a time has too many nanoseconds"));
+    }
+    Ok(())
+}
+
+/// On whose behalf a step is done, and when: what it needs to know of its proposal.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Context {
+    pub(super) log_index: u64,
+    pub(super) session: SessionId,
+    pub(super) time: Timestamp,
+    pub(super) payload_len: u64,
+    /// Runs ahead of the log, on a node's [`crate::meta::Overlay`]. Extents, chunk references and totals are then left
+    /// alone, and reserved numbers of inodes need not be known to the state yet.
+    pub(super) speculative: bool,
+}
+
+impl Context {
+    pub(super) fn new(log_index: u64, proposal: &Proposal) -> Self {
+        Self {
+            log_index,
+            session: proposal.session,
+            time: proposal.time,
+            payload_len: proposal.payload.len() as u64,
+            speculative: false,
+        }
+    }
+}
+
 /// What the step has done to an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
@@ -60,12 +92,11 @@ struct Held {
     change: Change,
 }
 
-/// The state as one proposal sees and changes it. Inodes, reference counts and totals are gathered and written once,
+/// The state as one operation sees and changes it. Inodes, reference counts and totals are gathered and written once,
 /// by [`Step::finish`]; everything else goes into the transaction at once.
 pub(super) struct Step<'a, 'b> {
     pub(super) txn: &'a mut Txn<'b>,
-    pub(super) log_index: u64,
-    pub(super) proposal: &'a Proposal,
+    pub(super) context: Context,
     pub(super) events: Vec<Event>,
     pub(super) refs: RefChanges,
     inodes: BTreeMap<Ino, Held>,
@@ -75,14 +106,11 @@ pub(super) struct Step<'a, 'b> {
 }
 
 impl<'a, 'b> Step<'a, 'b> {
-    pub(super) fn new(txn: &'a mut Txn<'b>, log_index: u64, proposal: &'a Proposal) -> Result<Self, Fail> {
-        if proposal.time.nsec > 999_999_999 {
-            return Err(malformed("the time has too many nanoseconds"));
-        }
+    pub(super) fn new(txn: &'a mut Txn<'b>, context: Context) -> Result<Self, Fail> {
+        check_time(context.time)?;
         Ok(Self {
             txn,
-            log_index,
-            proposal,
+            context,
             events: Vec::new(),
             refs: RefChanges::default(),
             inodes: BTreeMap::new(),
@@ -92,7 +120,7 @@ impl<'a, 'b> Step<'a, 'b> {
     }
 
     pub(super) fn time(&self) -> Timestamp {
-        self.proposal.time
+        self.context.time
     }
 
     fn held(&mut self, ino: Ino) -> Result<Option<&mut Held>, KvError> {
@@ -178,6 +206,20 @@ impl<'a, 'b> Step<'a, 'b> {
         Ok(())
     }
 
+    /// Sets what writing changes, as the node that has written shows it.
+    pub(super) fn contents_flushed(&mut self, ino: Ino, state: &FileState) -> Result<(), Fail> {
+        let held = self.held(ino)?.ok_or(Refusal::Stale)?;
+        held.change = Change::Contents;
+        let inode = &mut held.inode;
+        inode.size = state.size;
+        inode.mode = state.mode;
+        inode.mtime = state.mtime;
+        inode.ctime = inode.ctime.max(state.ctime);
+        inode.contents_time = inode.contents_time.max(state.contents_time);
+        inode.data_version = state.data_version;
+        Ok(())
+    }
+
     /// Clears setuid, and setgid if group-executable, of anything but a directory.
     pub(super) fn kill_suid_sgid(&mut self, ino: Ino) -> Result<(), Fail> {
         let inode = self.inode(ino)?;
@@ -189,10 +231,10 @@ impl<'a, 'b> Step<'a, 'b> {
         Ok(())
     }
 
-    /// Takes the next number of a counter that starts at `first`.
-    pub(super) fn count(&mut self, counter: Counter, first: u64) -> Result<u64, Fail> {
+    /// Takes the next `count` numbers of a counter that starts at `first`; the first of them.
+    pub(super) fn count(&mut self, counter: Counter, first: u64, count: u32) -> Result<u64, Fail> {
         let number = tables::counter(self.txn, counter)?.unwrap_or(first);
-        let next = add("a counter", number, 1)?;
+        let next = add("a counter", number, i64::from(count))?;
         self.txn.put(keys::counter(counter).into(), value::encode(&next)?);
         Ok(number)
     }
@@ -226,7 +268,7 @@ impl<'a, 'b> Step<'a, 'b> {
 
     /// Writes what was gathered; the events of the step.
     pub(super) fn finish(mut self) -> Result<Vec<Event>, Fail> {
-        let by = self.proposal.session;
+        let by = self.context.session;
         for (ino, held) in std::mem::take(&mut self.inodes) {
             if held.change == Change::None {
                 continue;
@@ -240,7 +282,8 @@ impl<'a, 'b> Step<'a, 'b> {
                 Change::None | Change::Silent => {}
             }
         }
-        if self.inodes_delta != 0 || self.allocated_delta != 0 {
+        let totals_change = self.inodes_delta != 0 || self.allocated_delta != 0;
+        if totals_change && !self.context.speculative {
             let mut usage = tables::usage(self.txn)?;
             usage.inodes = add("the count of inodes", usage.inodes, self.inodes_delta)?;
             usage.allocated_bytes = add("the allocated bytes", usage.allocated_bytes, self.allocated_delta)?;

@@ -234,6 +234,7 @@ impl Cluster {
             name,
             new,
             exclusive: true,
+            ino: None,
         };
         match self.propose(node, op, Bytes::new()).1 {
             Ok(Reply::Inode(inode)) => inode.ino,

@@ -118,6 +118,7 @@ fn a_new_inode_is_as_asked_for() {
         name: "null".into(),
         new,
         exclusive: true,
+        ino: None,
     };
     let inode = inode_of(bench.submit(op));
     assert_eq!(
@@ -210,6 +211,7 @@ fn symlinks() {
             name: name.into(),
             new: new(target.into()),
             exclusive: true,
+            ino: None,
         })
     };
     let inode = inode_of(make("link", b"../to/where".to_vec()));

@@ -278,6 +278,7 @@ impl Pair {
             name: name.to_string().into(),
             new,
             exclusive: true,
+            ino: None,
         };
         let answer = self.submit(op, b"");
         if expected.is_ok() {

@@ -28,6 +28,7 @@ fn proposal(session: SessionId, seq: u64, ack_floor: u64, name: &str) -> Proposa
             name,
             new,
             exclusive: true,
+            ino: None,
         },
         payload: Bytes::new(),
     }

@@ -152,6 +152,7 @@ impl Bench {
             name: Bytes::copy_from_slice(name.as_bytes()),
             new,
             exclusive: true,
+            ino: None,
         })
     }
 
@@ -170,6 +171,7 @@ impl Bench {
             name: Bytes::copy_from_slice(name.as_bytes()),
             new,
             exclusive: false,
+            ino: None,
         })
     }
 
