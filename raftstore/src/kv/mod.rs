@@ -29,6 +29,7 @@ pub use guarded::OnFailure;
 pub use kind::{EngineKind, EngineOptions, UnknownEngine};
 pub use memory::MemoryEngine;
 pub use scan::is_empty_range;
+pub(crate) use scan::rest_after;
 pub(crate) use store_dir::{Generation, StoreDir};
 pub use store_dir::{STORE_PREFIX, StoreOptions};
 pub use written::written_bytes;

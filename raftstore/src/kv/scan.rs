@@ -68,7 +68,7 @@ impl<R: Read + ?Sized> Iterator for PagedScan<R> {
 }
 
 /// What is left of `range` once a scan has passed `key`.
-pub(super) fn rest_after(range: KeyRange, key: &Bytes, reverse: bool) -> KeyRange {
+pub(crate) fn rest_after(range: KeyRange, key: &Bytes, reverse: bool) -> KeyRange {
     let passed = Bound::Excluded(key.to_vec());
     if reverse {
         (range.0, passed)

@@ -51,6 +51,11 @@ impl Reader {
         Self { kv }
     }
 
+    /// What is read from, to keep.
+    pub(super) fn shared_kv(&self) -> Arc<dyn Read> {
+        self.kv.clone()
+    }
+
     /// What is read from.
     pub(crate) fn kv(&self) -> &dyn Read {
         self.kv.as_ref()

@@ -76,19 +76,12 @@ impl<'a> Txn<'a> {
         if changes.clone().next().is_none() {
             return self.base.scan(range, reverse);
         }
-        let base = self.base.scan(range.clone(), reverse).peekable();
+        let base = self.base.scan(range.clone(), reverse);
+        let changes = changes.map(|(key, change)| (key.clone(), change.clone()));
         if reverse {
-            Box::new(Merged {
-                base,
-                changes: changes.rev().peekable(),
-                reverse,
-            })
+            Box::new(Merged::new(base, changes.rev(), reverse))
         } else {
-            Box::new(Merged {
-                base,
-                changes: changes.peekable(),
-                reverse,
-            })
+            Box::new(Merged::new(base, changes, reverse))
         }
     }
 
@@ -139,14 +132,27 @@ impl Read for Txn<'_> {
     }
 }
 
-/// Merges an engine's scan with the overlay's changes, both in the same order.
-struct Merged<'a, C: Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>> {
+/// A key, and the value that was put under it or that it was deleted.
+pub(super) type KeyChange = (Bytes, Option<Bytes>);
+
+/// Merges a scan of what is below with changes on top of it, both in the same order.
+pub(super) struct Merged<'a, C: Iterator<Item = KeyChange>> {
     base: Peekable<Scan<'a>>,
     changes: Peekable<C>,
     reverse: bool,
 }
 
-impl<'a, C: Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>> Iterator for Merged<'a, C> {
+impl<'a, C: Iterator<Item = KeyChange>> Merged<'a, C> {
+    pub(super) fn new(base: Scan<'a>, changes: C, reverse: bool) -> Self {
+        Self {
+            base: base.peekable(),
+            changes: changes.peekable(),
+            reverse,
+        }
+    }
+}
+
+impl<C: Iterator<Item = KeyChange>> Iterator for Merged<'_, C> {
     type Item = Result<Pair, KvError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -166,7 +172,7 @@ impl<'a, C: Iterator<Item = (&'a Bytes, &'a Option<Bytes>)>> Iterator for Merged
                 self.base.next();
             }
             if let (key, Some(value)) = self.changes.next()? {
-                return Some(Ok((key.clone(), value.clone())));
+                return Some(Ok((key, value)));
             }
         }
     }

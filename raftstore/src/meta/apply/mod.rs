@@ -46,6 +46,24 @@ pub(crate) fn apply(
     Ok(answer)
 }
 
+/// As [`apply`], ahead of the log and for one operation: nobody is admitted and nothing remembered. Extents, chunk
+/// references and totals stay as they are.
+pub(crate) fn speculate(
+    txn: &mut Txn<'_>,
+    proposal: &Proposal,
+    events: &mut Vec<Event>,
+) -> Result<Result<Reply, MetaError>, KvError> {
+    if !proposal.op.can_be_batched() && !matches!(proposal.op, Op::Write { .. }) {
+        let what = "this operation cannot run ahead of the log".into();
+        return Ok(Err(MetaError::Malformed(what)));
+    }
+    let context = Context {
+        speculative: true,
+        ..Context::new(0, proposal)
+    };
+    attempt(txn, context, &proposal.op, events)
+}
+
 /// Runs an operation, and takes back what it has changed if it is refused.
 fn attempt(
     txn: &mut Txn<'_>,

@@ -7,7 +7,7 @@ use crate::meta::types::*;
 use crate::meta::{Refusal, RenameMode, Reply, tables};
 
 use super::namespace::check_name;
-use super::step::{Fail, Step};
+use super::step::{Fail, Step, malformed};
 
 /// A directory and a name in it.
 type Place<'a> = (Ino, &'a Bytes);
@@ -31,7 +31,9 @@ pub(super) fn rename(
         (_, Some(found)) if found.ino == moved.ino => return Ok(Reply::Done),
         _ => {}
     }
-    check_no_loop(step, moved, to.0)?;
+    if from.0 != to.0 {
+        check_no_loop(step, moved, to.0)?;
+    }
     match (mode, found) {
         (RenameMode::Exchange, Some(found)) => exchange(step, from, moved, to, found)?,
         (_, Some(found)) => replace(step, from, moved, to, found)?,
@@ -50,6 +52,12 @@ pub(super) fn rename(
 fn check_no_loop(step: &mut Step<'_, '_>, moved: Dirent, into: Ino) -> Result<(), Fail> {
     if moved.kind != FileKind::Directory {
         return Ok(());
+    }
+    // Whether that makes a loop may depend on what other nodes do at the same time: only the log can tell.
+    if step.context.speculative {
+        return Err(malformed(
+            "a directory cannot get another parent ahead of the log",
+        ));
     }
     let mut at = into;
     // No path is longer than there are inodes.
@@ -122,7 +130,9 @@ fn exchange(
     to: Place<'_>,
     found: Dirent,
 ) -> Result<(), Fail> {
-    check_no_loop(step, found, from.0)?;
+    if from.0 != to.0 {
+        check_no_loop(step, found, from.0)?;
+    }
     if found.kind != FileKind::Directory {
         make_room_for(step, moved, from.0, to.0)?;
     }
