@@ -28,11 +28,17 @@ impl Network {
     #[must_use]
     pub fn loopback() -> Self {
         static CLUSTERS: AtomicU8 = AtomicU8::new(0);
-        let cluster = CLUSTERS.fetch_add(1, Ordering::Relaxed) % 15;
+        // Some live as long as the run, so no address may come round again before some 60 more.
+        let cluster = u32::from(CLUSTERS.fetch_add(1, Ordering::Relaxed));
         let run = std::process::id();
-        let [a, b] = [100 + run / 250 % 100, run % 250].map(|part| u8::try_from(part).expect("below 256"));
+        let parts = [
+            100 + run / 62 % 150,
+            run % 62 * 4 + cluster / 15 % 4,
+            cluster % 15 * 16 + 1,
+        ];
+        let [a, b, c] = parts.map(|part| u8::try_from(part).expect("below 256"));
         Self::Loopback {
-            first: [127, a, b, 16 * cluster + 1].into(),
+            first: [127, a, b, c].into(),
         }
     }
 
