@@ -1,6 +1,8 @@
 //! What a node has done on its own and the log does not say yet, on top of the state.
 
 mod layers;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

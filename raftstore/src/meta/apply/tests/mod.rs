@@ -2,8 +2,10 @@
 
 mod actions;
 mod attributes;
+mod batch;
 mod damage;
 mod data;
+mod flush;
 mod golden;
 mod locks;
 mod model;
