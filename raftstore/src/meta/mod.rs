@@ -5,6 +5,7 @@
 
 mod applied;
 mod apply;
+mod batch;
 mod error;
 mod event;
 mod keys;
@@ -19,6 +20,7 @@ mod types;
 mod value;
 
 pub use applied::AppliedState;
+pub use batch::*;
 pub use error::{MetaError, Refusal};
 pub use event::{Event, Observer};
 pub use op::*;
