@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use raftstore::meta::{Ino, SessionId};
 
-pub use link::{LINK_MESSAGES_MAX, LeaseLink, LinkReceiver};
+pub use link::{GrantCount, LINK_MESSAGES_MAX, LeaseLink, LinkReceiver};
 
 /// Leases that one session may hold. The leader recalls the oldest beyond that.
 pub const SESSION_LEASES_MAX: usize = 65_536;
@@ -64,7 +64,8 @@ pub enum ToLeader {
         /// What is wanted, besides what is held.
         leases: Vec<Lease>,
     },
-    /// Gives up, or keeps only `Shared`. What was done under these is committed and applied on this node by now.
+    /// Gives up, or keeps only `Shared`. What was done under these is committed and applied on this node by now. A
+    /// lease is given up when this is sent, and not before: a grant that arrives later is a new lease.
     Release {
         /// What is kept of each.
         leases: Vec<Kept>,
@@ -83,11 +84,16 @@ pub trait LeaseHolder: Send + Sync + 'static {
     fn connected(&self, session: SessionId, link: LeaseLink) -> Vec<Lease>;
     /// The leader knows of a conflict for these (cannot happen while sessions work; drop them).
     fn refused(&self, inodes: Vec<Ino>);
+    /// The leader knows of all that [`LeaseHolder::connected`] answered.
+    fn welcome(&self) {}
+    /// The leader knows of these claims: from now on it gives these inodes to nobody else without a recall. What makes
+    /// them visible to others should not be proposed before.
+    fn claimed(&self, _inodes: Vec<Ino>) {}
     /// The request is granted: everything that earlier holders did is in this node's state once it has applied
     /// `log_index`.
     fn granted(&self, id: u64, log_index: u64);
     /// Others want these: give them up (`None`) or keep `Shared`, with [`ToLeader::Release`]. To be answered also if
-    /// they are not held any more.
+    /// they are not held any more, and without waiting for a request of one's own.
     fn recalled(&self, leases: Vec<Kept>);
     /// What is cached under leases of `session` is valid until this moment of the monotonic clock (unless renewed).
     fn valid_until(&self, session: SessionId, at: Duration);

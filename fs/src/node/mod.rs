@@ -9,6 +9,7 @@ pub mod housekeeping;
 pub mod inspect;
 pub mod journal_payloads;
 pub mod leader;
+pub mod lease_client;
 pub mod mountpoint;
 pub mod numbers;
 pub mod process;

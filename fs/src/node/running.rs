@@ -27,6 +27,7 @@ use super::journal_payloads::JournalPayloads;
 use super::leader::duties::Duties;
 use super::leader::liveness::Liveness;
 use super::leader::round::Rounds;
+use super::lease_client::{LeaseClient, LeaseHolderSlot};
 use super::process::ProcessStats;
 use super::proposer::Proposer;
 use super::raft::{self, Raft};
@@ -133,6 +134,7 @@ pub struct Running {
     session: Arc<SessionKeeper>,
     duties: Arc<Duties>,
     open_files: Arc<OpenFilesSlot>,
+    lease_holder: Arc<LeaseHolderSlot>,
     mounted: Arc<AtomicBool>,
     inspector: Arc<Inspector>,
     trouble: watch::Sender<Option<Trouble>>,
@@ -258,6 +260,8 @@ impl Running {
         found(&mut store, &shared).await?;
         let interval = around.housekeeping_interval;
         work(&mut tasks, &shared, &store, &open_files, (&backend, interval));
+        let lease_holder = Arc::new(LeaseHolderSlot::default());
+        lease(&mut tasks, &shared, &lease_holder);
         watch_trouble(&mut tasks, &shared, &trouble);
         Ok(Self {
             id,
@@ -269,6 +273,7 @@ impl Running {
             session: shared.session,
             duties: shared.duties,
             open_files,
+            lease_holder,
             mounted,
             inspector,
             trouble,
@@ -305,6 +310,12 @@ impl Running {
     #[must_use]
     pub fn open_files(&self) -> &OpenFilesSlot {
         &self.open_files
+    }
+
+    /// Where the mount registers who holds leases on this node. Until then nothing is leased to it.
+    #[must_use]
+    pub fn lease_holder(&self) -> &LeaseHolderSlot {
+        &self.lease_holder
     }
 
     /// Set while the tree is mounted.
@@ -348,6 +359,7 @@ impl Running {
     /// Ends at once, as if the process was killed; for tests.
     pub async fn abort(mut self) {
         self.tasks.shutdown().await;
+        self.duties.leases().end();
         let _ = self.raft.shutdown().await;
         self.journal.shutdown();
     }
@@ -357,6 +369,7 @@ impl Running {
         self.hand_over().await;
         self.stop.send_replace(true);
         self.tasks.abort_all();
+        self.duties.leases().end();
         let _ = self.raft.shutdown().await;
         while self.tasks.join_next().await.is_some() {}
         let (meta, journal) = (Arc::clone(&self.meta), Arc::clone(&self.journal));
@@ -634,6 +647,31 @@ fn work(
             watch.0.notified().await;
         }
     });
+}
+
+/// Leases: this node's link to the leader, and what it does with those of others while it leads.
+fn lease(tasks: &mut JoinSet<()>, shared: &Shared, holder: &Arc<LeaseHolderSlot>) {
+    let desk = Arc::clone(shared.duties.leases());
+    shared.meta.observe(Arc::clone(&desk) as Arc<dyn Observer>);
+    let (duties, mut metrics) = (Arc::clone(&shared.duties), shared.raft.server_metrics());
+    tasks.spawn(async move {
+        loop {
+            // Rounds take office; what ends it must not wait for the next.
+            drop(metrics.borrow_and_update());
+            desk.end_unless(|| duties.leads());
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    });
+    let client = LeaseClient::new(
+        Arc::clone(&shared.leader),
+        Arc::clone(&shared.session),
+        Arc::clone(&shared.meta),
+        shared.raft.clone(),
+        Arc::clone(holder),
+    );
+    tasks.spawn(client.run());
 }
 
 /// Hears of what ends the node.

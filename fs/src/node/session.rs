@@ -53,8 +53,13 @@ pub struct SessionKeeper {
     numbers: Mutex<Numbers>,
     state: watch::Sender<SessionState>,
     view: watch::Sender<Arc<ClusterView>>,
+    validity: watch::Sender<Option<Validity>>,
     lost: Notify,
 }
+
+/// The session that a leader last confirmed, and until when what is kept under its leases may be shown: a moment of
+/// this node's monotonic clock.
+pub type Validity = (SessionId, Duration);
 
 impl SessionKeeper {
     /// For a node that listens on `listen`; [`SessionKeeper::run`] opens the session.
@@ -77,6 +82,7 @@ impl SessionKeeper {
             numbers: Mutex::new(Numbers::new(SessionId::SYSTEM)),
             state: watch::Sender::new(SessionState::Opening("starting".into())),
             view: watch::Sender::new(Arc::default()),
+            validity: watch::Sender::new(None),
             lost: Notify::new(),
         }
     }
@@ -96,6 +102,12 @@ impl SessionKeeper {
     #[must_use]
     pub fn view(&self) -> watch::Receiver<Arc<ClusterView>> {
         self.view.subscribe()
+    }
+
+    /// Until when leases are valid; `None` before a leader has confirmed a session.
+    #[must_use]
+    pub fn validity(&self) -> watch::Receiver<Option<Validity>> {
+        self.validity.subscribe()
     }
 
     /// Waits for an open session.

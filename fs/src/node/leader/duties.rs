@@ -11,6 +11,7 @@ use raftstore::TypeConfig;
 use raftstore::clock::Clock;
 use raftstore::meta::{MetaError, MetaStore, NodeId, Op, Proposal, Reply, SessionId};
 
+use super::lease_desk::LeaseDesk;
 use super::liveness::Liveness;
 use crate::node::coalesce::Coalescer;
 use crate::node::raft::{self, Raft};
@@ -28,6 +29,7 @@ pub struct Duties {
     directory: Arc<Directory>,
     clock: Arc<dyn Clock>,
     liveness: Arc<Liveness>,
+    leases: Arc<LeaseDesk>,
     /// The term in which this node's state has caught up with what earlier leaders committed.
     ready_term: AtomicU64,
     reads: Coalescer<Result<u64, WireError>>,
@@ -46,6 +48,7 @@ impl Duties {
     ) -> Self {
         let (asked, members) = (raft.clone(), Arc::clone(&directory));
         let reads = Coalescer::spawn(move || read_index(asked.clone(), Arc::clone(&members)));
+        let leases = Arc::new(LeaseDesk::new(Arc::clone(&meta)));
         Self {
             id,
             raft,
@@ -53,6 +56,7 @@ impl Duties {
             directory,
             clock,
             liveness,
+            leases,
             ready_term: AtomicU64::new(0),
             reads,
         }
@@ -86,6 +90,28 @@ impl Duties {
     #[must_use]
     pub fn liveness(&self) -> &Liveness {
         &self.liveness
+    }
+
+    /// Who holds which leases.
+    #[must_use]
+    pub fn leases(&self) -> &Arc<LeaseDesk> {
+        &self.leases
+    }
+
+    /// Whether this node leads, and can say what was committed before.
+    ///
+    /// # Errors
+    /// [`WireError::NotLeader`], or [`WireError::NotNow`] if it has yet to catch up.
+    pub fn in_office(&self) -> Result<(), WireError> {
+        if !self.leads() {
+            return Err(not_leader(&self.raft, &self.directory));
+        }
+        if !self.is_ready() {
+            return Err(WireError::NotNow(
+                "the leader is new and still catching up".into(),
+            ));
+        }
+        Ok(())
     }
 
     /// Puts a proposal into the log and waits until it is committed and applied here.
@@ -149,14 +175,7 @@ impl Duties {
     /// # Errors
     /// [`WireError::NotLeader`], [`WireError::Removed`], [`WireError::NotNow`].
     pub async fn keep_alive(&self, request: &KeepAliveRequest) -> Result<KeepAliveResponse, WireError> {
-        if !self.leads() {
-            return Err(not_leader(&self.raft, &self.directory));
-        }
-        if !self.is_ready() {
-            return Err(WireError::NotNow(
-                "the leader is new and still catching up".into(),
-            ));
-        }
+        self.in_office()?;
         if self.directory.was_removed(request.node_id) {
             return Err(WireError::Removed);
         }

@@ -129,6 +129,7 @@ impl Rounds {
         self.tokens.clear();
         self.duties.catch_up().await?;
         self.directory.update(&self.meta.reader())?;
+        self.duties.leases().begin()?;
         self.duties.set_ready(term);
         tracing::info!(term, "this node leads the cluster");
         Ok(())

@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use bramble_proto::meta_server::Meta;
 use bramble_proto::{
-    KeepAliveRequest, KeepAliveResponse, OpenInodesRequest, OpenInodesResponse, ProposeRequest,
-    ProposeResponse, ReadIndexRequest, ReadIndexResponse,
+    KeepAliveRequest, KeepAliveResponse, LeaseRequest, LeaseResponse, OpenInodesRequest, OpenInodesResponse,
+    ProposeRequest, ProposeResponse, ReadIndexRequest, ReadIndexResponse,
 };
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use raftstore::meta::{Ino, MetaStore, Op, Proposal};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::auth::Caller;
 use crate::node::leader::duties::Duties;
+use crate::node::leader::lease_server;
+use crate::node::transport::lease_wire::FromHolder;
 use crate::node::transport::wire::{WireError, decode, encode};
 
 /// The leader waits no longer for a node to apply what it asks about.
@@ -56,6 +60,20 @@ fn is_reserved(op: &Op) -> bool {
 
 #[tonic::async_trait]
 impl Meta for MetaService {
+    type LeasesStream = BoxStream<'static, Result<LeaseResponse, Status>>;
+
+    async fn leases(
+        &self,
+        request: Request<Streaming<LeaseRequest>>,
+    ) -> Result<Response<Self::LeasesStream>, Status> {
+        let caller = request.extensions().get::<Caller>().map(|caller| caller.0);
+        let caller = caller.ok_or(WireError::NotMember)?;
+        let said = request.into_inner().map(|request| FromHolder::try_from(request?));
+        let told = lease_server::serve(&self.duties, caller, said.boxed())?;
+        let told = told.map(|order| order.map(LeaseResponse::from).map_err(Status::from));
+        Ok(Response::new(told.boxed()))
+    }
+
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeResponse>, Status> {
         let request = request.into_inner();
         let head: Proposal = decode(&request.proposal)?;

@@ -5,16 +5,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bramble_proto::meta_client::MetaClient;
-use bramble_proto::{KeepAliveRequest, KeepAliveResponse, ProposeRequest, ReadIndexRequest};
+use bramble_proto::{KeepAliveRequest, KeepAliveResponse, LeaseRequest, ProposeRequest, ReadIndexRequest};
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use openraft::async_runtime::watch::WatchReceiver;
 use raftstore::meta::{NodeId, Proposal};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use super::directory::Directory;
+use super::lease_wire::{FromHolder, ToHolder};
 use super::peers::{Lane, MESSAGE_BYTES_MAX, Peers};
 use super::wire::{WireError, decode, encode};
 use crate::node::leader::duties::{Decided, Duties};
+use crate::node::leader::lease_server;
 use crate::node::raft::{self, Raft};
 
 /// Pause before the leader is looked for again; shorter if this node learns of one.
@@ -92,7 +98,10 @@ impl LeaderClient {
     }
 
     /// Remembers where a node has sent us.
-    fn learn<T>(&self, result: Result<T, WireError>) -> Result<T, WireError> {
+    ///
+    /// # Errors
+    /// That of `result`.
+    pub fn learn<T>(&self, result: Result<T, WireError>) -> Result<T, WireError> {
         if let Err(WireError::NotLeader(Some((_, listen)))) = &result {
             *self.hint.lock().unwrap_or_else(PoisonError::into_inner) = Some(listen.clone());
         }
@@ -164,6 +173,29 @@ impl LeaderClient {
             )
             .await
             .map_err(for_now),
+        };
+        self.learn(result)
+    }
+
+    /// A link for leases, on which `said` is sent. It ends when the leader ends it, or is lost.
+    ///
+    /// # Errors
+    /// Any [`WireError`].
+    pub async fn leases(
+        &self,
+        said: mpsc::Receiver<FromHolder>,
+    ) -> Result<BoxStream<'static, Result<ToHolder, WireError>>, WireError> {
+        let said = ReceiverStream::new(said);
+        let result = match self.locate()? {
+            Leader::Here => {
+                lease_server::serve(&self.duties, self.id, said.map(Ok).boxed()).map(StreamExt::boxed)
+            }
+            Leader::At(listen) => {
+                let mut client = self.client(&listen)?;
+                let told = timed(QUESTION_TIMEOUT, client.leases(said.map(LeaseRequest::from))).await;
+                told.map(|told| told.map(|order| ToHolder::try_from(order?)).boxed())
+                    .map_err(for_now)
+            }
         };
         self.learn(result)
     }

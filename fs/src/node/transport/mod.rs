@@ -3,6 +3,7 @@
 pub mod chunk_transport;
 pub mod directory;
 pub mod leader_client;
+pub mod lease_wire;
 pub mod peers;
 pub mod raft_network;
 pub mod snapshot_frames;
