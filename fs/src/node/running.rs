@@ -652,7 +652,6 @@ fn work(
 /// Leases: this node's link to the leader, and what it does with those of others while it leads.
 fn lease(tasks: &mut JoinSet<()>, shared: &Shared, holder: &Arc<LeaseHolderSlot>) {
     let desk = Arc::clone(shared.duties.leases());
-    shared.meta.observe(Arc::clone(&desk) as Arc<dyn Observer>);
     let (duties, mut metrics) = (Arc::clone(&shared.duties), shared.raft.server_metrics());
     tasks.spawn(async move {
         loop {

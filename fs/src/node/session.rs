@@ -9,12 +9,15 @@ use raftstore::meta::{MetaStore, NodeId, Op, Reply, SessionId};
 use tokio::sync::{Notify, watch};
 
 use super::leader::duties::system_proposal;
+use super::leader::liveness::VALIDITY;
 use super::numbers::Numbers;
 use super::transport::leader_client::LeaderClient;
 use super::transport::wire::WireError;
 
 /// Between two signs of life.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// One that is not answered in this time is sent again.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Where the session stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,9 +156,15 @@ impl SessionKeeper {
                 SessionState::Open(session) => session,
                 SessionState::Opening(_) => SessionId::SYSTEM,
             };
-            self.show_life(session).await;
-            let is_opening = matches!(*self.state.borrow(), SessionState::Opening(_));
-            if is_opening && !self.open().await {
+            let heard = self.show_life(session).await;
+            if matches!(*self.state.borrow(), SessionState::Opening(_)) {
+                if !self.open().await {
+                    self.leader.pause().await;
+                }
+                continue;
+            }
+            if !heard {
+                // At once: what is kept under leases is shown only as long as a leader says so.
                 self.leader.pause().await;
                 continue;
             }
@@ -166,7 +175,8 @@ impl SessionKeeper {
         }
     }
 
-    async fn show_life(&self, session: SessionId) {
+    /// True if a leader has heard it.
+    async fn show_life(&self, session: SessionId) -> bool {
         let request = KeepAliveRequest {
             node_id: self.node,
             session: session.0,
@@ -175,14 +185,20 @@ impl SessionKeeper {
             stats: Some(self.stats.stats()),
             listen: self.listen.clone(),
         };
-        match self.leader.keep_alive(&request).await {
+        let sent = self.clock.monotonic();
+        let answer = tokio::time::timeout(KEEP_ALIVE_TIMEOUT, self.leader.keep_alive(&request)).await;
+        let answer = answer.unwrap_or_else(|_| Err(WireError::NotNow("no answer in time".into())));
+        let heard = answer.is_ok();
+        match answer {
             Ok(response) => {
                 let view = ClusterView {
                     nodes: response.nodes,
                     at: Some(self.clock.monotonic()),
                 };
                 self.view.send_replace(Arc::new(view));
-                if !response.alive && session != SessionId::SYSTEM {
+                if response.alive {
+                    self.validity.send_replace(Some((session, sent + VALIDITY)));
+                } else if session != SessionId::SYSTEM {
                     self.session_lost(session);
                 }
             }
@@ -197,6 +213,7 @@ impl SessionKeeper {
                 }
             }
         }
+        heard
     }
 
     /// Opens a session; true once one is open and applied here.

@@ -48,7 +48,7 @@ impl Duties {
     ) -> Self {
         let (asked, members) = (raft.clone(), Arc::clone(&directory));
         let reads = Coalescer::spawn(move || read_index(asked.clone(), Arc::clone(&members)));
-        let leases = Arc::new(LeaseDesk::new(Arc::clone(&meta)));
+        let leases = LeaseDesk::new(Arc::clone(&meta));
         Self {
             id,
             raft,
@@ -162,6 +162,10 @@ impl Duties {
     /// As [`Duties::read_index`].
     pub async fn catch_up(&self) -> Result<u64, WireError> {
         let index = self.read_index().await?;
+        self.wait_applied(index).await
+    }
+
+    async fn wait_applied(&self, index: u64) -> Result<u64, WireError> {
         let mut applied = self.meta.applied();
         let reached = applied
             .wait_for(|applied| *applied >= index)
@@ -179,15 +183,26 @@ impl Duties {
         if self.directory.was_removed(request.node_id) {
             return Err(WireError::Removed);
         }
-        let mut alive = self.has_session(request)?;
-        if !alive && request.session != SessionId::SYSTEM.0 {
-            // Only a leader that a majority still follows can know that: another one may have opened the session.
-            self.catch_up().await?;
-            alive = self.has_session(request)?;
-        }
+        // Before anything is waited for: what the caller may do counts from when it called.
         self.liveness.heard(request);
+        let alive = request.session != SessionId::SYSTEM.0 && self.is_alive(request).await?;
         let nodes = self.liveness.report(self.directory.members().keys().copied());
         Ok(KeepAliveResponse { alive, nodes })
+    }
+
+    /// Whether the caller's session is open. The answer is that of a leader that a majority still followed after the
+    /// call came: any later one counts the session's silence from later on.
+    async fn is_alive(&self, request: &KeepAliveRequest) -> Result<bool, WireError> {
+        let index = self.read_index().await?;
+        let mut alive = self.has_session(request)?;
+        if !alive {
+            self.wait_applied(index).await?;
+            alive = self.has_session(request)?;
+        }
+        if self.liveness.is_condemned(SessionId(request.session)) {
+            return Err(WireError::NotNow("the session is being expired".into()));
+        }
+        Ok(alive)
     }
 
     fn has_session(&self, request: &KeepAliveRequest) -> Result<bool, WireError> {

@@ -1,7 +1,7 @@
 //! Where the leader keeps its lease table, and the links to those who hold leases.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use raftstore::kv::KvError;
 use raftstore::meta::{Event, MetaStore, NodeId, Observer, SessionId};
@@ -63,13 +63,16 @@ struct Outgoing {
 }
 
 impl LeaseDesk {
-    /// Not in office yet.
+    /// Not in office yet. Hears from `meta` of sessions that end.
     #[must_use]
-    pub fn new(meta: Arc<MetaStore>) -> Self {
-        Self {
-            meta,
-            state: Mutex::default(),
-        }
+    pub fn new(meta: Arc<MetaStore>) -> Arc<Self> {
+        Arc::new_cyclic(|desk| {
+            meta.observe(Arc::new(Ends(desk.clone())));
+            Self {
+                meta,
+                state: Mutex::default(),
+            }
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -252,13 +255,18 @@ impl LeaseDesk {
     }
 }
 
-impl Observer for LeaseDesk {
+/// Tells the desk of sessions that end. The store keeps its observers, and the desk the store: so this one must not keep
+/// the desk.
+struct Ends(Weak<LeaseDesk>);
+
+impl Observer for Ends {
     fn applied(&self, index: u64, events: &[Event]) {
+        let Some(desk) = self.0.upgrade() else { return };
         for event in events {
             match event {
-                Event::SessionExpired { session } => self.session_over(*session, index),
+                Event::SessionExpired { session } => desk.session_over(*session, index),
                 // A leader is sent no snapshots.
-                Event::Reset => self.end(),
+                Event::Reset => desk.end(),
                 _ => {}
             }
         }

@@ -11,7 +11,7 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use raftstore::clock::Clock;
 use raftstore::kv::KvError;
-use raftstore::meta::{Ino, MetaStore, NodeId, NodeInfo, Op, PLACEMENT_GROUPS};
+use raftstore::meta::{Ino, MetaStore, NodeId, NodeInfo, Op, PLACEMENT_GROUPS, Session};
 use raftstore::raft::Member;
 
 use super::duties::Duties;
@@ -21,7 +21,7 @@ use super::placement;
 use crate::node::raft::Raft;
 use crate::node::service::meta::OpenFiles;
 use crate::node::transport::directory::Directory;
-use crate::node::transport::peers::{Lane, Peers};
+use crate::node::transport::peers::{Lane, Peers, is_refused};
 use crate::node::transport::wire::WireError;
 
 /// Between two rounds.
@@ -34,6 +34,9 @@ const PLACEMENTS_PER_ROUND: usize = 16;
 const ORPHANS_PER_ROUND: usize = 1024;
 /// A node that does not say in this time what it has open is asked again in the next round.
 const OPEN_INODES_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Between two looks whether a process is gone: one that starts again has this long to listen.
+const BETWEEN_PROBES: Duration = Duration::from_millis(200);
 
 /// Why a round ended early; the next one tries again.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +128,7 @@ impl Rounds {
 
     /// Sees to it that this node's state shows all that earlier leaders committed before it decides anything.
     async fn take_office(&mut self, term: u64) -> Result<(), RoundError> {
-        self.duties.liveness().restart();
+        self.duties.liveness().take_office();
         self.tokens.clear();
         self.duties.catch_up().await?;
         self.directory.update(&self.meta.reader())?;
@@ -149,18 +152,37 @@ impl Rounds {
     }
 
     async fn expire_sessions(&self) -> Result<(), RoundError> {
-        let sessions: Vec<_> = self
-            .meta
-            .reader()
-            .sessions()?
-            .into_iter()
-            .map(|session| session.id)
-            .collect();
-        for session in self.duties.liveness().expired(&sessions) {
+        let liveness = self.duties.liveness();
+        let sessions = self.meta.reader().sessions()?;
+        let looks = sessions.iter().map(|session| self.is_gone(session));
+        let gone = futures::future::join_all(looks).await;
+        for (session, _) in sessions.iter().zip(gone).filter(|(_, gone)| *gone) {
+            liveness.condemn_suspect(session.id);
+        }
+        let sessions: Vec<_> = sessions.into_iter().map(|session| session.id).collect();
+        for session in liveness.expired(&sessions) {
             tracing::warn!(session = session.0, "no sign of life: the session is expired");
             self.duties.propose_system(Op::ExpireSession { session }).await?;
         }
         Ok(())
+    }
+
+    /// Whether the process that the session belongs to has certainly ended, so that nobody has to wait for what it
+    /// holds: it is silent, has no link to this node, and its machine says twice that nobody listens there.
+    async fn is_gone(&self, session: &Session) -> bool {
+        let silent = || {
+            session.node != self.id
+                && self.duties.liveness().is_suspect(session.id)
+                && !self.duties.leases().is_linked(session.id)
+        };
+        let Some(listen) = self.directory.listen(session.node) else {
+            return false;
+        };
+        if !silent() || !is_refused(&listen).await {
+            return false;
+        }
+        tokio::time::sleep(BETWEEN_PROBES).await;
+        is_refused(&listen).await && silent()
     }
 
     async fn expire_tokens(&mut self) -> Result<(), RoundError> {

@@ -17,6 +17,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 /// A connection that leaves a probe unanswered for this long is given up.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// A probe that gets no answer in this time tells nothing.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(200);
+
 /// Connections to one peer do not wait for each other: bulk must not hold up what keeps the leader alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lane {
@@ -67,6 +70,15 @@ impl Peers {
     }
 }
 
+/// True if the machine of `listen` (IP:PORT) is up, and says that no process listens there. False also if that is not
+/// known in time.
+pub async fn is_refused(listen: &str) -> bool {
+    let connecting = tokio::net::TcpStream::connect(listen);
+    let connected = tokio::time::timeout(PROBE_TIMEOUT, connecting).await;
+    let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+    matches!(connected, Ok(Err(error)) if refused(&error))
+}
+
 /// How a node is reached at `listen`.
 ///
 /// # Errors
@@ -84,4 +96,22 @@ pub fn endpoint(listen: &str, tls: ClientTlsConfig) -> Result<Endpoint, WireErro
         .keep_alive_while_idle(true)
         .initial_stream_window_size(Some(2 << 20))
         .initial_connection_window_size(Some(8 << 20)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_where_nobody_listens_is_told_from_one_that_is_busy() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = listener.local_addr().unwrap().to_string();
+        assert!(
+            !is_refused(&listen).await,
+            "nobody accepts, but a process is there"
+        );
+        drop(listener);
+        assert!(is_refused(&listen).await);
+        assert!(!is_refused("no address").await);
+    }
 }
