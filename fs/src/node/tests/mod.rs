@@ -18,6 +18,7 @@ use crate::node::running::{Running, Surroundings};
 use crate::node::store::Store;
 use crate::node::token::JoinToken;
 
+mod leases;
 mod power_cuts;
 mod recording_disk;
 
