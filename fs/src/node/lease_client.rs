@@ -1,6 +1,7 @@
 //! This node's links for leases: to whoever leads, again and again, as long as the node lives.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -58,6 +59,9 @@ pub struct LeaseClient {
     meta: Arc<MetaStore>,
     raft: Raft,
     holder: Arc<LeaseHolderSlot>,
+    /// The latest in which a leader has welcomed this node. One of an earlier term does not know yet that it leads no
+    /// more: it would give out what the later one may have given to another node.
+    term: AtomicU64,
 }
 
 impl LeaseClient {
@@ -76,6 +80,7 @@ impl LeaseClient {
             meta,
             raft,
             holder,
+            term: AtomicU64::new(0),
         }
     }
 
@@ -130,7 +135,7 @@ impl LeaseClient {
             if let Err(error) = self.leader.learn(self.link(session, holder).await) {
                 tracing::debug!(%error, "no link for leases");
             }
-            self.leader.pause().await;
+            self.leader.long_pause().await;
         }
     }
 
@@ -144,7 +149,7 @@ impl LeaseClient {
         let held = holder.connected(session, link);
         tokio::select! {
             () = self.talk(session, held, said, to_leader) => Ok(()),
-            end = listen(&mut orders, holder, &grants) => end,
+            end = self.listen(&mut orders, holder, &grants) => end,
             () = another_leads(&self.raft, leader) => Ok(()),
         }
     }
@@ -179,6 +184,35 @@ impl LeaseClient {
             std::future::pending().await
         }
     }
+
+    /// Hands orders to the holder.
+    async fn listen(
+        &self,
+        orders: &mut BoxStream<'static, Result<ToHolder, WireError>>,
+        holder: &dyn LeaseHolder,
+        grants: &GrantCount,
+    ) -> Result<(), WireError> {
+        while let Some(order) = orders.next().await {
+            match order? {
+                ToHolder::Welcome { term } => {
+                    if self.term.fetch_max(term, Ordering::SeqCst) > term {
+                        return Err(WireError::NotNow(format!(
+                            "the leader of term {term} is outdated"
+                        )));
+                    }
+                    holder.welcome();
+                }
+                ToHolder::Granted { id, log_index } => {
+                    holder.granted(id, log_index);
+                    grants.taken_in();
+                }
+                ToHolder::Recalled(leases) => holder.recalled(leases),
+                ToHolder::Claimed(inodes) => holder.claimed(inodes),
+                ToHolder::Refused(inodes) => holder.refused(inodes),
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What is held, in parts of which there is at least one.
@@ -192,27 +226,6 @@ fn parts(session: SessionId, held: &[Lease]) -> impl Iterator<Item = Said> {
             last: part + 1 == count,
         }
     })
-}
-
-/// Hands orders to the holder.
-async fn listen(
-    orders: &mut BoxStream<'static, Result<ToHolder, WireError>>,
-    holder: &dyn LeaseHolder,
-    grants: &GrantCount,
-) -> Result<(), WireError> {
-    while let Some(order) = orders.next().await {
-        match order? {
-            ToHolder::Welcome => holder.welcome(),
-            ToHolder::Granted { id, log_index } => {
-                holder.granted(id, log_index);
-                grants.taken_in();
-            }
-            ToHolder::Recalled(leases) => holder.recalled(leases),
-            ToHolder::Claimed(inodes) => holder.claimed(inodes),
-            ToHolder::Refused(inodes) => holder.refused(inodes),
-        }
-    }
-    Ok(())
 }
 
 /// Ends once this node hears of another leader than `before`.

@@ -164,8 +164,8 @@ impl SessionKeeper {
                 continue;
             }
             if !heard {
-                // At once: what is kept under leases is shown only as long as a leader says so.
-                self.leader.pause().await;
+                // Soon: what is kept under leases is shown only as long as a leader says so.
+                self.leader.long_pause().await;
                 continue;
             }
             tokio::select! {

@@ -49,6 +49,7 @@ pub struct LeaseDesk {
 struct State {
     /// None while this node is not in office.
     table: Option<LeaseTable>,
+    term: u64,
     links: BTreeMap<SessionId, Outgoing>,
     next_number: u64,
     /// What holders did before they gave leases up is in the log up to here: this node may not have applied that yet,
@@ -79,18 +80,19 @@ impl LeaseDesk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This node takes office; its state shows all that earlier leaders committed. Every session that there is has to
+    /// This node takes office in `term`; its state shows all that earlier leaders committed. Every session that there is has to
     /// say what it holds before anything is given out.
     ///
     /// # Errors
     /// If this node's state cannot be read.
-    pub fn begin(&self) -> Result<(), KvError> {
+    pub fn begin(&self, term: u64) -> Result<(), KvError> {
         // Under the lock: a session that ends from here on is heard of.
         let mut state = self.state();
         state.links.clear();
         let sessions = self.meta.reader().sessions()?;
         state.table = Some(LeaseTable::begin(sessions.into_iter().map(|session| session.id)));
         state.log_floor = *self.meta.applied().borrow();
+        state.term = term;
         Ok(())
     }
 
@@ -142,7 +144,7 @@ impl LeaseDesk {
         state.next_number += 1;
         state.log_floor = state.log_floor.max(hello.log_index);
         let ended = CancellationToken::new();
-        let _ = orders.try_send(Ok(ToHolder::Welcome));
+        let _ = orders.try_send(Ok(ToHolder::Welcome { term: state.term }));
         let outgoing = Outgoing {
             number,
             orders,

@@ -132,7 +132,7 @@ impl Rounds {
         self.tokens.clear();
         self.duties.catch_up().await?;
         self.directory.update(&self.meta.reader())?;
-        self.duties.leases().begin()?;
+        self.duties.leases().begin(term)?;
         self.duties.set_ready(term);
         tracing::info!(term, "this node leads the cluster");
         Ok(())

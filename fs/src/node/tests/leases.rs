@@ -8,7 +8,7 @@ use bytes::Bytes;
 use raftstore::clock::{Clock, SystemClock};
 use raftstore::meta::{Ino, Op, ROOT_INO, SessionId};
 
-use super::{Lab, create, until};
+use super::{Lab, create, show_log, until};
 use crate::backend::{Backend, Propose};
 use crate::lease::{Kept, Lease, LeaseHolder, LeaseLink, LeaseMode, ToLeader};
 use crate::node::leader::liveness::VALIDITY;
@@ -142,6 +142,7 @@ impl LeaseHolder for Puppet {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_alone_leases_to_itself_until_its_session_is_over() {
+    show_log();
     let mut lab = Lab::new();
     lab.init();
     let node = lab.start(0).await;
@@ -178,6 +179,7 @@ async fn a_node_alone_leases_to_itself_until_its_session_is_over() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_pass_between_nodes_and_outlive_leaders_but_not_sessions() {
+    show_log();
     let mut lab = Lab::new();
     lab.init();
     let first = lab.start(0).await;

@@ -159,12 +159,17 @@ async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
         .unwrap_or_else(|_| panic!("timed out: {what}"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_nodes_form_lose_their_leader_and_go_on() {
+/// As RUST_LOG says.
+fn show_log() {
     let _ = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_test_writer()
         .try_init();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_form_lose_their_leader_and_go_on() {
+    show_log();
     let mut lab = Lab::new();
     lab.init();
     let first = lab.start(0).await;

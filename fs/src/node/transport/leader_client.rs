@@ -200,6 +200,11 @@ impl LeaderClient {
         self.learn(result)
     }
 
+    /// As [`LeaderClient::pause`], for what nobody waits for at this moment.
+    pub async fn long_pause(&self) {
+        tokio::join!(self.pause(), tokio::time::sleep(PAUSE / 2));
+    }
+
     /// Waits a little before the next attempt: until this node hears of a leader, or for a short pause.
     pub async fn pause(&self) {
         if self.hint.lock().unwrap_or_else(PoisonError::into_inner).is_some() {

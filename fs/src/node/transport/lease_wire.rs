@@ -45,7 +45,10 @@ pub enum Said {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToHolder {
     /// The hello was taken in.
-    Welcome,
+    Welcome {
+        /// In which the leader leads.
+        term: u64,
+    },
     /// A request is granted.
     Granted {
         /// Its id.
@@ -161,7 +164,7 @@ impl TryFrom<LeaseRequest> for FromHolder {
 impl From<ToHolder> for LeaseResponse {
     fn from(order: ToHolder) -> Self {
         let order = match order {
-            ToHolder::Welcome => WireOrder::Welcome(LeaseWelcome {}),
+            ToHolder::Welcome { term } => WireOrder::Welcome(LeaseWelcome { term }),
             ToHolder::Granted { id, log_index } => WireOrder::Granted(LeaseGranted { id, log_index }),
             ToHolder::Recalled(leases) => WireOrder::Recalled(LeaseRecalled {
                 kept: leases.into_iter().map(lease_out).collect(),
@@ -181,7 +184,7 @@ impl TryFrom<LeaseResponse> for ToHolder {
             .order
             .ok_or_else(|| WireError::Malformed("an empty order about leases".into()))?;
         Ok(match order {
-            WireOrder::Welcome(LeaseWelcome {}) => Self::Welcome,
+            WireOrder::Welcome(LeaseWelcome { term }) => Self::Welcome { term },
             WireOrder::Granted(LeaseGranted { id, log_index }) => Self::Granted { id, log_index },
             WireOrder::Recalled(LeaseRecalled { kept }) => Self::Recalled(all_kept(&kept)?),
             WireOrder::Claimed(LeaseClaim { inodes }) => Self::Claimed(inodes),
@@ -235,7 +238,7 @@ mod tests {
             assert_eq!(FromHolder::try_from(back).unwrap(), request);
         }
         let orders = [
-            ToHolder::Welcome,
+            ToHolder::Welcome { term: 8 },
             ToHolder::Granted { id: 1, log_index: 2 },
             ToHolder::Recalled(kept),
             ToHolder::Claimed(vec![3]),
