@@ -367,6 +367,7 @@ impl Running {
     /// Hands leadership over, flushes, and ends.
     pub async fn stop(mut self) {
         self.hand_over().await;
+        self.session.end().await;
         self.stop.send_replace(true);
         self.tasks.abort_all();
         self.duties.leases().end();

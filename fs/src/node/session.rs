@@ -19,6 +19,9 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 /// One that is not answered in this time is sent again.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_millis(1500);
 
+/// A node that stops waits no longer for the end of its session.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Where the session stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SessionState {
@@ -147,6 +150,20 @@ impl SessionKeeper {
         }
     }
 
+    /// Ends the session, so that nobody waits for what this node holds. For a node that is about to stop and serves no
+    /// one any more; does its best for a moment.
+    pub async fn end(&self) {
+        let SessionState::Open(session) = *self.state.borrow() else {
+            return;
+        };
+        let proposal = system_proposal(Op::ExpireSession { session }, &*self.clock);
+        match tokio::time::timeout(END_TIMEOUT, self.leader.propose(&proposal)).await {
+            Ok(Ok(_)) => tracing::debug!(session = session.0, "session ended"),
+            Ok(Err(error)) => tracing::debug!(%error, "the session was not ended"),
+            Err(_) => tracing::debug!("the session was not ended in time"),
+        }
+    }
+
     /// Keeps the session; ends only if the node is removed.
     pub async fn run(&self) {
         loop {
@@ -187,7 +204,10 @@ impl SessionKeeper {
         };
         let sent = self.clock.monotonic();
         let answer = tokio::time::timeout(KEEP_ALIVE_TIMEOUT, self.leader.keep_alive(&request)).await;
-        let answer = answer.unwrap_or_else(|_| Err(WireError::NotNow("no answer in time".into())));
+        let answer = answer.unwrap_or_else(|_| {
+            self.leader.renew_connection();
+            Err(WireError::NotNow("no answer in time".into()))
+        });
         let heard = answer.is_ok();
         match answer {
             Ok(response) => {

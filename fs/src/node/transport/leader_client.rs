@@ -177,6 +177,13 @@ impl LeaderClient {
         self.learn(result)
     }
 
+    /// The next question goes to the leader on a new connection.
+    pub fn renew_connection(&self) {
+        if let Ok(Leader::At(listen)) = self.locate() {
+            self.peers.renew(&listen, Lane::Urgent);
+        }
+    }
+
     /// A link for leases, on which `said` is sent. It ends when the leader ends it, or is lost.
     ///
     /// # Errors

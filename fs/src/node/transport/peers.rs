@@ -61,6 +61,16 @@ impl Peers {
         Ok(channel)
     }
 
+    /// The next call opens a new connection: after a link was down for a moment, an old one may stand still for much
+    /// longer, until TCP tries again.
+    pub fn renew(&self, listen: &str, lane: Lane) {
+        let key = (listen.to_owned(), lane);
+        self.channels
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&key);
+    }
+
     /// Forgets connections to addresses that no member listens on any more.
     pub fn retain(&self, listens: impl Fn(&str) -> bool) {
         self.channels
