@@ -1,12 +1,14 @@
 //! What the POSIX layer stands on: replicated metadata and replicated chunks.
 //!
-//! Leases and write-behind will be another implementation of [`Backend`] between the POSIX layer and the node's,
-//! which is why reads name the inodes that they are about.
+//! Two implementations lie on top of each other: the node's own commits every change before it answers;
+//! [`crate::behind::LeasedBackend`] works under leases and commits in batches.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use raftstore::kv::KvError;
 use raftstore::meta::{ChunkId, Ino, MetaError, Op, Reader, Reply, SessionId};
+
+use crate::behind::Unflushed;
 
 /// Why the cluster could not do something.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -34,12 +36,21 @@ pub enum BackendError {
     Stopped(String),
 }
 
+/// What is to be durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SyncWhat {
+    /// This inode, and all names and attributes that were changed on this node.
+    Inode(Ino),
+    /// All that was changed on this node.
+    Everything,
+}
+
 /// Proposes changes.
 #[async_trait]
 pub trait Propose: Send + Sync + 'static {
-    /// Commits `op`: returns once it is on the media of a majority and applied on this node, so that
-    /// [`Backend::reader`] shows it. Waits as long as there is no quorum. Dropping the future abandons the wait,
-    /// not the proposal.
+    /// Does `op`: returns once [`Backend::reader`] shows it here, and every other node's `refresh` will. It is on the
+    /// media of a majority once [`Backend::sync`] has returned. Waits as long as there is no quorum. Dropping the future
+    /// abandons the wait, not the proposal.
     ///
     /// # Errors
     /// [`BackendError::Meta`] if the state machine refused; nothing was changed then.
@@ -76,9 +87,21 @@ pub trait Backend: Propose {
     /// What statfs tells: room for file data, replicas counted.
     async fn space(&self) -> Result<ClusterSpace, BackendError>;
 
-    /// Whether what this node acknowledged is as durable as it said: an error once its journal has failed. Cheap.
-    async fn healthy(&self) -> Result<(), BackendError> {
-        Ok(())
+    /// Returns once all of it is on the media of a majority.
+    ///
+    /// # Errors
+    /// If that cannot be had any more. What was lost of a single file is [`Backend::take_error`]'s to tell.
+    async fn sync(&self, what: SyncWhat) -> Result<(), BackendError>;
+
+    /// Bytes of a file that were written here and that the extents do not show yet. To be asked after the inode was
+    /// read and before the extents are.
+    fn unflushed(&self, _ino: Ino, _start: u64, _end: u64) -> Unflushed {
+        Unflushed::default()
+    }
+
+    /// Why bytes of this file, or changes that were made to it, are lost; told once.
+    fn take_error(&self, _ino: Ino) -> Option<BackendError> {
+        None
     }
 }
 

@@ -1,8 +1,10 @@
 //! The Bramble node: FUSE glue, POSIX logic, chunk store and replication, the daemon and its command line.
 //!
-//! Layers point one way: [`fuse`] → [`posix`] → [`backend`] ← implemented by [`node`] on `raftstore` and [`chunk`].
+//! Layers point one way: [`fuse`] → [`posix`] → [`backend`], implemented by [`behind`] (leases and write-behind) on top of
+//! [`node`], on `raftstore` and [`chunk`].
 
 pub mod backend;
+pub mod behind;
 pub mod chunk;
 pub mod cli;
 pub mod fuse;

@@ -2,19 +2,22 @@
 
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use raftstore::clock::SystemClock;
+use raftstore::clock::{Clock, SystemClock};
 use raftstore::disk::RealDisk;
 use raftstore::meta::{Ino, Observer};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use super::{Outcome, text};
-use crate::backend::Backend;
+use crate::backend::{Backend, SyncWhat};
+use crate::behind::{self, BehindOptions, LeasedBackend};
 use crate::fuse::{self, MountHandle, MountOptions};
 use crate::node::bootstrap::listen_error;
+use crate::node::config::OnQuorumLoss;
 use crate::node::housekeeping;
 use crate::node::mountpoint;
 use crate::node::running::{Running, Surroundings, Trouble};
@@ -30,6 +33,8 @@ const WORKERS: usize = 2;
 const BLOCKING_THREADS_MAX: usize = 32;
 /// Stack of each thread, bytes.
 const STACK_BYTES: usize = 1 << 20;
+/// After this time without an answer, `on_quorum_loss = error` fails a call.
+const QUORUM_PATIENCE: Duration = Duration::from_secs(8);
 /// A part that does not end within this time is left to the kernel.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -221,7 +226,7 @@ async fn next_trouble(trouble: &mut tokio::sync::watch::Receiver<Option<Trouble>
 /// Ends a node that cannot go on.
 async fn finish(
     node: Running,
-    mounted: Option<MountHandle>,
+    mounted: Option<Mounted>,
     what: Trouble,
     signals: &mut Signals,
 ) -> Result<End, String> {
@@ -232,10 +237,33 @@ async fn finish(
     }
 }
 
-async fn mount_tree(node: &Running, mount: &Path) -> Result<MountHandle, String> {
-    let backend = Arc::clone(node.backend()) as Arc<dyn Backend>;
-    let vfs = Vfs::new(backend, Arc::new(SystemClock), Limits::default());
+/// The mounted tree, and what it stands on.
+struct Mounted {
+    handle: MountHandle,
+    backend: Arc<LeasedBackend>,
+    /// Pushes what programs have changed.
+    flusher: JoinHandle<()>,
+}
+
+async fn mount_tree(node: &Running, mount: &Path) -> Result<Mounted, String> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let patience = match node.store().config.on_quorum_loss {
+        OnQuorumLoss::Wait => None,
+        OnQuorumLoss::Error => Some(QUORUM_PATIENCE),
+    };
+    let backend = LeasedBackend::new(
+        Arc::clone(node.backend()) as Arc<dyn Backend>,
+        node.meta().applied(),
+        Arc::clone(&clock),
+        (BehindOptions::default(), patience),
+    );
+    let vfs = Vfs::new(Arc::clone(&backend) as Arc<dyn Backend>, clock, Limits::behind());
+    let upper: Weak<Vfs> = Arc::downgrade(&vfs);
+    backend.set_upper(upper);
+    node.meta().observe(Arc::clone(&backend) as Arc<dyn Observer>);
     node.meta().observe(Arc::clone(&vfs) as Arc<dyn Observer>);
+    let flusher = tokio::spawn(Arc::clone(&backend).run());
+    node.lease_holder().set(behind::holder(&backend));
     node.open_files()
         .set(Arc::new(MountedFiles(Arc::clone(vfs.open_inodes()))));
     let (runtime, path) = (tokio::runtime::Handle::current(), mount.to_owned());
@@ -245,18 +273,27 @@ async fn mount_tree(node: &Running, mount: &Path) -> Result<MountHandle, String>
         .map_err(text)?
         .map_err(text)?;
     node.mounted().store(true, Ordering::Relaxed);
-    Ok(handle)
+    Ok(Mounted {
+        handle,
+        backend,
+        flusher,
+    })
 }
 
 /// Unmounts, hands leadership over, flushes. A second signal ends the process at once.
-async fn stop(node: Running, mounted: Option<MountHandle>, signals: &mut Signals) -> End {
+async fn stop(node: Running, mounted: Option<Mounted>, signals: &mut Signals) -> End {
     notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping");
     let mount = node.store().config.mount.clone();
     let orderly = async {
         node.mounted().store(false, Ordering::Relaxed);
         if let Some(mounted) = mounted {
-            let unmounting = tokio::task::spawn_blocking(|| mounted.unmount());
+            let Mounted {
+                handle,
+                backend,
+                flusher,
+            } = mounted;
+            let unmounting = tokio::task::spawn_blocking(|| handle.unmount());
             match tokio::time::timeout(STOP_TIMEOUT, unmounting).await {
                 Ok(Ok(Ok(how))) => tracing::info!(?how, "unmounted"),
                 Ok(Ok(Err(error))) => tracing::warn!(%error, "not unmounted"),
@@ -268,6 +305,12 @@ async fn stop(node: Running, mounted: Option<MountHandle>, signals: &mut Signals
                     }
                 }
             }
+            match tokio::time::timeout(STOP_TIMEOUT, backend.sync(SyncWhat::Everything)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "what was not synced is lost"),
+                Err(_) => tracing::error!("no quorum: what was not synced is lost"),
+            }
+            flusher.abort();
         }
         if tokio::time::timeout(STOP_TIMEOUT, node.stop()).await.is_err() {
             tracing::warn!("the node did not end in time; its journal has all that counts");

@@ -410,6 +410,8 @@ impl Filesystem for BrambleFilesystem {
         let room = self.tasks.write_room(data.len());
         let len = data.len();
         let from_mapping = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        // Also of a single call with RWF_DSYNC or RWF_SYNC.
+        let synchronous = flags.0 & (libc::O_DSYNC | libc::O_SYNC) != 0;
         let request = WriteRequest {
             ino: ino.0,
             handle: fh.0,
@@ -425,7 +427,11 @@ impl Filesystem for BrambleFilesystem {
             reply,
             |vfs| async move {
                 let _room = room.take().await;
+                let ino = request.ino;
                 let written = vfs.write(request).await?;
+                if synchronous {
+                    vfs.sync(ino).await?;
+                }
                 // Mapped bytes beyond an end that has moved are gone, not refused.
                 Ok(if from_mapping { len } else { written.len })
             },
@@ -436,7 +442,7 @@ impl Filesystem for BrambleFilesystem {
     fn flush(&self, req: &Request, ino: INodeNo, _fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
         let work = |vfs: Arc<Vfs>| async move {
             vfs.unlock_process(ino.0, owner.0).await?;
-            vfs.sync().await
+            vfs.check_written(ino.0)
         };
         self.serve(req, reply, work, |reply, ()| reply.ok());
     }
@@ -459,8 +465,8 @@ impl Filesystem for BrambleFilesystem {
             });
     }
 
-    fn fsync(&self, req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let work = |vfs: Arc<Vfs>| async move { vfs.sync().await };
+    fn fsync(&self, req: &Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let work = |vfs: Arc<Vfs>| async move { vfs.sync(ino.0).await };
         self.serve(req, reply, work, |reply, ()| reply.ok());
     }
 

@@ -16,7 +16,7 @@ use super::proposer::{Proposer, no_quorum};
 use super::session::{ClusterView, SessionKeeper, SessionState};
 use super::transport::leader_client::LeaderClient;
 use super::transport::wire::WireError;
-use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Propose};
+use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Propose, SyncWhat};
 use crate::chunk::DataPlane;
 
 /// After this time without an answer, `on_quorum_loss = error` fails a read.
@@ -141,7 +141,8 @@ impl Backend for NodeBackend {
         self.chunks.read(id, offset, len).await
     }
 
-    async fn healthy(&self) -> Result<(), BackendError> {
+    async fn sync(&self, _what: SyncWhat) -> Result<(), BackendError> {
+        // Whatever was answered is committed; a node that has failed must not say so, though.
         if let Some(error) = self.journal_poison.borrow().as_ref() {
             return Err(BackendError::Stopped(error.to_string()));
         }

@@ -259,6 +259,8 @@ fn may_repropose(attempt: Attempt, op: &Op, session: SessionId) -> bool {
             data: Data::Chunk { id, .. },
             ..
         } => id.session == session.0,
+        // Done under leases, which went with it.
+        Op::Batch { .. } | Op::Flush { .. } | Op::Create { ino: Some(_), .. } => true,
         Op::Merge { runs, .. } => runs.iter().any(|run| run.chunk.session == session.0),
         _ => false,
     };

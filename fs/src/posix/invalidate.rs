@@ -91,6 +91,13 @@ impl Invalidations {
         inner.cached.insert(ino);
     }
 
+    /// Whether the kernel may have pages of this inode, or has not forgotten them yet.
+    #[must_use]
+    pub fn is_cached(&self, ino: Ino) -> bool {
+        let inner = self.lock();
+        inner.cached.contains(&ino) || inner.pending.contains(&ino)
+    }
+
     /// Queues an inode if the kernel has pages of it. Does not block.
     pub fn push(&self, ino: Ino) {
         let mut inner = self.lock();
@@ -107,6 +114,10 @@ impl Invalidations {
     }
 
     fn queue_all(&self, inner: &mut Inner) {
+        if inner.cached.is_empty() {
+            // Nothing would be delivered, and whoever waits for that would wait in vain.
+            return;
+        }
         let cached = std::mem::take(&mut inner.cached);
         inner.pending.extend(cached);
         inner.serial += 1;
@@ -195,6 +206,10 @@ mod tests {
     async fn settled_waits_for_what_was_queued_before() {
         let queue = std::sync::Arc::new(Invalidations::new(3));
         queue.attach();
+        // Of nothing, nothing need be forgotten.
+        queue.push_all();
+        let settled = tokio::time::timeout(SETTLE_MAX / 2, queue.settled()).await;
+        assert!(settled.is_ok());
         queue.settled().await;
         queue.cached(1);
         queue.push(1);

@@ -16,7 +16,16 @@ mod read;
 mod space;
 pub mod testing;
 #[cfg(test)]
+#[allow(clippy::duplicate_mod, reason = "see below")]
 mod tests;
+/// The same tests, on nodes that work under leases.
+#[cfg(test)]
+#[allow(
+    clippy::duplicate_mod,
+    reason = "what holds on the one backend is to hold on the other"
+)]
+#[path = "tests/mod.rs"]
+mod tests_leased;
 mod types;
 mod vfs;
 mod write;

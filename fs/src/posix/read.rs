@@ -57,20 +57,30 @@ impl Vfs {
         }
         let length = usize::try_from(end - offset).unwrap_or(usize::MAX);
         let mut data = BytesMut::zeroed(length);
+        // After the inode, or it could lack bytes that the size counts; before the extents, or what is flushed in between
+        // would be in neither.
+        let unflushed = self.backend.unflushed(ino, offset, end);
+        let committed_end = if unflushed.covers(offset, end) {
+            offset
+        } else {
+            unflushed.committed_end(end)
+        };
         let mut from = offset;
-        while from < end {
-            let extents = reader.extents(ino, from, end, self.limits.extents_max)?;
+        while from < committed_end {
+            let extents = reader.extents(ino, from, committed_end, self.limits.extents_max)?;
             if !still_same(&reader, &before, end, strict)? {
                 return Ok(None);
             }
             let more = extents.len() >= self.limits.extents_max;
             let next = extents.last().map_or(end, Extent::end);
-            self.fetch(&extents, offset, from, end, &mut data).await?;
+            self.fetch(&extents, offset, from, committed_end, &mut data)
+                .await?;
             if !more || next <= from {
                 break;
             }
             from = next;
         }
+        unflushed.put_over(offset, &mut data);
         Ok(Some(data.freeze()))
     }
 

@@ -6,6 +6,7 @@ use raftstore::meta::{AttrChange, Fallocate, FileKind, Ino, Inode, Op, Refusal, 
 use super::lock_table::Changer;
 use super::vfs::present;
 use super::{Caller, FsError, Vfs};
+use crate::backend::SyncWhat;
 
 /// Largest range that one copy op shares, bytes: a copy of a huge file must not stop everything else.
 const COPY_BYTES_MAX: u64 = 64 << 20;
@@ -54,6 +55,10 @@ impl Vfs {
         self.backend.refresh(&[ino]).await?;
         let reader = self.backend.reader();
         let size = present(&reader, ino)?.size;
+        if !self.backend.unflushed(ino, offset, size).is_empty() {
+            // Only extents tell what is a hole.
+            self.backend.sync(SyncWhat::Inode(ino)).await?;
+        }
         if offset >= size {
             return Err(FsError::BeyondEnd);
         }

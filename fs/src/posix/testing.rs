@@ -10,11 +10,13 @@ use bytes::Bytes;
 use raftstore::clock::{Clock, SystemClock};
 use raftstore::kv::KvError;
 use raftstore::meta::testing::LocalMeta;
-use raftstore::meta::{ChunkId, Ino, MetaError, NodeId, Observer, Op, Proposal, Reader, Reply, SessionId};
+use raftstore::meta::{
+    ChunkId, Ino, MetaError, MetaStore, NodeId, Observer, Op, Proposal, Reader, Reply, SessionId,
+};
 use tokio::sync::watch;
 
 use super::{Limits, Vfs};
-use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Propose};
+use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Propose, SyncWhat};
 
 /// After so many stored chunks, those that nothing refers to are dropped.
 const SWEEP_CHUNKS: usize = 1024;
@@ -95,6 +97,12 @@ impl LocalCluster {
         let vfs = Vfs::new(self.node()?, self.clock.clone(), limits);
         self.meta.store().observe(vfs.clone() as Arc<dyn Observer>);
         Ok(vfs)
+    }
+
+    /// The store of the metadata.
+    #[must_use]
+    pub fn store(&self) -> Arc<MetaStore> {
+        self.meta.store()
     }
 
     /// The newest metadata.
@@ -272,6 +280,10 @@ impl Backend for LocalBackend {
             return Err(BackendError::ChunkLost(id));
         }
         Ok(bytes.slice(range))
+    }
+
+    async fn sync(&self, _what: SyncWhat) -> Result<(), BackendError> {
+        Ok(())
     }
 
     async fn space(&self) -> Result<ClusterSpace, BackendError> {

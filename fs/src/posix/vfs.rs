@@ -4,15 +4,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use raftstore::clock::Clock;
 use raftstore::meta::{
-    Event, Ino, Inode, MetaError, NAME_BYTES_MAX, Observer, Op, Reader, Refusal, Reply, SessionId,
+    Event, Ino, Inode, MetaError, NAME_BYTES_MAX, Observer, Op, ROOT_INO, Reader, Refusal, Reply, SessionId,
 };
 
 use super::lock_table::{Changer, LockTable};
 use super::{FsError, Invalidations, OpenInodes};
-use crate::backend::{Backend, BackendError, ClusterSpace};
+use crate::backend::{Backend, BackendError, ClusterSpace, SyncWhat};
+use crate::behind::Upper;
 
 /// How often a look-up is repeated if what it found is gone again.
 const LOOKUP_TRIES: u32 = 16;
@@ -51,6 +53,17 @@ pub struct Limits {
     pub lock_handoff_ms: u64,
     /// Inodes of which the kernel may have pages in its cache.
     pub cached_inodes_max: usize,
+}
+
+impl Limits {
+    /// For a backend that packs written bytes itself.
+    #[must_use]
+    pub fn behind() -> Self {
+        Self {
+            inline_bytes_max: raftstore::meta::CHUNK_BYTES_MAX as usize,
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Limits {
@@ -114,26 +127,36 @@ impl Vfs {
     pub async fn lookup(&self, parent: Ino, name: &[u8]) -> Result<Inode, FsError> {
         check_name_length(name)?;
         for _ in 0..LOOKUP_TRIES {
-            self.backend.refresh(&[parent]).await?;
-            let reader = self.backend.reader();
-            let ino = match name {
-                b"." => parent,
-                b".." => directory(&reader, parent)?.parent,
-                _ => match reader.lookup(parent, name)? {
-                    Some(entry) => entry.ino,
-                    None => {
-                        directory(&reader, parent)?;
-                        return Err(Refusal::NotFound.into());
-                    }
-                },
+            let known = self.named(parent, name).ok().flatten();
+            // What the name most likely stands for is asked for together with it.
+            let asked: Vec<Ino> = [parent].into_iter().chain(known).collect();
+            self.backend.refresh(&asked).await?;
+            let Some(ino) = self.named(parent, name)? else {
+                return Err(Refusal::NotFound.into());
             };
-            if let Some(inode) = reader.inode(ino)? {
+            if known != Some(ino) {
+                self.backend.refresh(&[ino]).await?;
+            }
+            if let Some(inode) = self.backend.reader().inode(ino)? {
                 self.open.saw(inode.ino);
                 return Ok(inode);
             }
             // Unlinked and freed between the two reads.
         }
         Err(Refusal::NotFound.into())
+    }
+
+    /// What `name` stands for in `parent`, as far as this node knows.
+    fn named(&self, parent: Ino, name: &[u8]) -> Result<Option<Ino>, FsError> {
+        let reader = self.backend.reader();
+        match name {
+            b"." => Ok(Some(parent)),
+            b".." => Ok(Some(directory(&reader, parent)?.parent)),
+            _ => match reader.lookup(parent, name)? {
+                Some(entry) => Ok(Some(entry.ino)),
+                None => directory(&reader, parent).map(|_| None),
+            },
+        }
     }
 
     /// The inode, also if it has no name any more.
@@ -151,11 +174,28 @@ impl Vfs {
         Ok(inode.target)
     }
 
-    /// For fsync, flush and fsyncdir: whatever was acknowledged is durable already, but a node that has failed must
-    /// not say so.
-    pub async fn sync(&self) -> Result<(), FsError> {
-        self.backend.healthy().await?;
-        Ok(())
+    /// Returns once the file's bytes, and all names and attributes changed on this node so far, are on the media of a
+    /// majority. For the root directory: all bytes, too.
+    ///
+    /// # Errors
+    /// Also what went wrong since the last fsync or close.
+    pub async fn sync(&self, ino: Ino) -> Result<(), FsError> {
+        let what = match ino {
+            ROOT_INO => SyncWhat::Everything,
+            _ => SyncWhat::Inode(ino),
+        };
+        self.backend.sync(what).await?;
+        self.check_written(ino)
+    }
+
+    /// What went wrong with the file since the last fsync or close.
+    ///
+    /// # Errors
+    /// That, once.
+    pub fn check_written(&self, ino: Ino) -> Result<(), FsError> {
+        self.backend
+            .take_error(ino)
+            .map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// A handle that was never given out before.
@@ -268,6 +308,31 @@ impl Observer for Vfs {
                 _ => {}
             }
         }
+    }
+}
+
+#[async_trait]
+impl Upper for Vfs {
+    fn changed_here(&self, events: &[Event]) {
+        for event in events {
+            if let Event::LockFreed { ino } = event {
+                self.locks.wake(*ino);
+            }
+        }
+    }
+
+    fn may_have_pages(&self, ino: Ino) -> bool {
+        self.invalidations.is_cached(ino)
+    }
+
+    async fn forget_pages(&self, ino: Ino) {
+        self.invalidations.push(ino);
+        self.invalidations.settled().await;
+    }
+
+    fn forget_everything(&self) {
+        self.invalidations.push_all();
+        self.locks.wake_all();
     }
 }
 

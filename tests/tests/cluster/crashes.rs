@@ -1,5 +1,6 @@
 //! `kill -9`, under a load that notes what it was promised.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use bramble_tests::load::Worker;
@@ -121,18 +122,19 @@ fn all_nodes_killed_at_random_moments_lose_nothing_acknowledged() {
 fn without_a_quorum_writes_wait_and_status_says_why() {
     let cluster = Cluster::own("no_quorum", bramble_tests::Options::default());
     let [left, gone, back] = [0, 1, 2];
+    let mount = |node: usize| cluster.node(node).mount.display().to_string();
     std::fs::write(cluster.node(left).path("file"), "before").unwrap();
     cluster.node(gone).kill9();
     cluster.node(back).kill9();
-    // A write waits; it can be interrupted.
-    let path = cluster.node(left).path("interrupted");
+    // An fsync waits, also of what the node could do under its leases; it can be interrupted.
     let output = try_run(
         "timeout",
         [
-            "--kill-after=10".as_ref(),
-            "3".as_ref(),
-            "touch".as_ref(),
-            path.as_os_str(),
+            "--kill-after=10",
+            "5",
+            "sh",
+            "-c",
+            &format!("cd {} && touch interrupted && sync interrupted", mount(left)),
         ],
     );
     assert_eq!(
@@ -152,7 +154,11 @@ fn without_a_quorum_writes_wait_and_status_says_why() {
     );
     // One that waits goes through once there is a quorum.
     let path = cluster.node(left).path("waiting");
-    let writer = std::thread::spawn(move || std::fs::write(path, "after"));
+    let writer = std::thread::spawn(move || {
+        let mut file = std::fs::File::create(path)?;
+        file.write_all(b"after")?;
+        file.sync_all()
+    });
     std::thread::sleep(Duration::from_secs(2));
     assert!(!writer.is_finished(), "a write without a quorum must wait");
     cluster.start(back);

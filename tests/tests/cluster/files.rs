@@ -127,6 +127,7 @@ fn whole_files_are_cloned_by_reference() {
     let [a, b] = [0, 1].map(|node| cluster.dir(node));
     let data: Vec<u8> = (0..2_000_000_u32).map(|i| (i % 241) as u8).collect();
     fs::write(a.join("source"), &data).unwrap();
+    File::open(a.join("source")).unwrap().sync_all().unwrap();
     // Linux passes FICLONE to no FUSE filesystem; copy_file_range of a whole file is how cp asks for it there.
     // As the node counts: the kernel charges a whole large folio for each small write into one.
     let written =

@@ -8,6 +8,7 @@ async fn a_copy_shares_bytes_and_then_goes_its_own_way() {
     let (source, target) = (file(&one, "a").await, file(&one, "b").await);
     let data: Vec<u8> = (0..1000_u32).map(|i| (i % 250) as u8).collect();
     write(&one, source, 0, &data).await;
+    known(&one).await;
     let stored = cluster.chunk_count();
     let copied = other
         .copy_range((source, 0), (target, 0), 5000, ROOT)

@@ -88,6 +88,7 @@ async fn symlinks_keep_their_targets() {
         ..new(FileKind::Symlink, 0o777)
     };
     let made = one.make(ROOT_INO, b"l", symlink(b"a/b".to_vec())).await.unwrap();
+    known(&one).await;
     assert_eq!(&other.readlink(made.ino).await.unwrap()[..], b"a/b");
     refused(one.readlink(ROOT_INO).await, libc::EINVAL);
     let long = one

@@ -67,6 +67,7 @@ async fn no_open_file_is_ever_freed() {
     for round in 0..300 {
         let name = format!("f{round}");
         let ino = file(&one, &name).await;
+        other.lookup(ROOT_INO, name.as_bytes()).await.unwrap();
         let unlink = tokio::spawn({
             let (one, name) = (one.clone(), name.clone());
             async move { one.unlink(ROOT_INO, name.as_bytes()).await }
@@ -95,6 +96,8 @@ async fn no_open_file_is_ever_freed() {
             }
             Err(error) => assert_eq!(error.errno(), libc::ESTALE),
         }
+        known(&one).await;
+        known(&other).await;
         reap(&cluster, &[&one, &other]);
         refused(one.getattr(ino).await, libc::ESTALE);
     }

@@ -1,0 +1,421 @@
+//! The backend that works under leases.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use raftstore::clock::Clock;
+use raftstore::meta::{ChunkId, Event, Ino, MetaError, Observer, Op, Reader, Reply, SessionId};
+use tokio::sync::{Notify, watch};
+
+use super::core::{Attempt, Core, Wish, shared};
+use super::dirty::Unflushed;
+use super::pending::Files;
+use super::{BehindOptions, Upper};
+use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Propose, SyncWhat};
+use crate::lease::{Lease, REQUEST_LEASES_MAX};
+
+/// Inode numbers that are reserved at a time.
+const NUMBERS: u32 = 4096;
+/// Who waits looks again after this time at the latest.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the parts of a leased backend share.
+pub(super) struct Shared {
+    pub(super) inner: Arc<dyn Backend>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) applied: watch::Receiver<u64>,
+    pub(super) options: BehindOptions,
+    core: Mutex<Core>,
+    /// Something changed that an attempt may have waited for.
+    pub(super) changed: Notify,
+    /// There is something to flush.
+    pub(super) kick: Notify,
+    /// Flush requests that are done.
+    pub(super) flushed: watch::Sender<u64>,
+    reader: Reader,
+    reserving: tokio::sync::Mutex<()>,
+    pub(super) upper: OnceLock<Weak<dyn Upper>>,
+}
+
+impl Shared {
+    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
+        // Every change of it is complete before anything can panic.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    pub(super) fn upper(&self) -> Option<Arc<dyn Upper>> {
+        self.upper.get().and_then(Weak::upgrade)
+    }
+
+    fn applied(&self) -> u64 {
+        *self.applied.borrow()
+    }
+
+    async fn wait_applied(&self, index: u64) -> Result<(), BackendError> {
+        let reached = self
+            .applied
+            .clone()
+            .wait_for(|applied| *applied >= index)
+            .await
+            .map(drop);
+        reached.map_err(|_| BackendError::Stopped("the daemon is shutting down".into()))
+    }
+
+    /// Attempts until something came of it. Between two attempts it gets the leases that are missing, or waits.
+    async fn attempt<T>(
+        self: &Arc<Self>,
+        mut once: impl FnMut(&mut Core, &[Ino]) -> Result<Result<T, Attempt>, BackendError>,
+    ) -> Result<T, BackendError> {
+        let mut pins: Option<Pins> = None;
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            // Registered before the attempt, so that no change is missed.
+            changed.as_mut().enable();
+            let pinned = pins.as_ref().map_or(&[][..], |pins| &pins.inodes);
+            let outcome = once(&mut self.core(), pinned)?;
+            match outcome {
+                Ok(done) => return Ok(done),
+                Err(Attempt::Acquire(leases)) => {
+                    // Not held while others are waited for: two nodes could wait for each other.
+                    drop(pins.take());
+                    pins = self.acquire(leases).await?;
+                }
+                Err(Attempt::Apply(index)) => self.wait_applied(index).await?,
+                Err(Attempt::Numbers) => self.reserve_numbers().await?,
+                Err(_) => {
+                    let _ = tokio::time::timeout(LOOK_AGAIN, changed).await;
+                }
+            }
+        }
+    }
+
+    /// Gets leases, pinned. `None` if the session ended meanwhile.
+    async fn acquire(self: &Arc<Self>, leases: Vec<Lease>) -> Result<Option<Pins>, BackendError> {
+        let answer = {
+            let mut core = self.core();
+            let (message, answer) = core.leases.request(leases);
+            core.tell(message);
+            if let Some(release) = core.evict(self.options.leases_max) {
+                core.tell(release);
+            }
+            answer
+        };
+        let Ok(granted) = answer.await else {
+            return Ok(None);
+        };
+        let pins = Pins {
+            shared: Arc::clone(self),
+            inodes: granted.inodes,
+        };
+        self.wait_applied(granted.since).await?;
+        Ok(Some(pins))
+    }
+
+    async fn reserve_numbers(&self) -> Result<(), BackendError> {
+        let _turn = self.reserving.lock().await;
+        if !self.core().needs_numbers() {
+            return Ok(());
+        }
+        let op = Op::ReserveInodes { count: NUMBERS };
+        match self.inner.submit(op, Bytes::new()).await? {
+            Reply::Reserved { first } => {
+                self.core().add_numbers(first, NUMBERS);
+                Ok(())
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Pushes the queue and these files' bytes; returns once they are committed, or lost: what went wrong with a file
+    /// is kept for who asks.
+    pub(super) async fn flush(&self, files: &Files) -> Result<(), BackendError> {
+        let request = self.core().request_flush(files);
+        self.kick.notify_one();
+        let done = self
+            .flushed
+            .subscribe()
+            .wait_for(|done| *done >= request)
+            .await
+            .map(drop);
+        done.map_err(|_| BackendError::Stopped("the daemon is shutting down".into()))?;
+        self.core().failure()
+    }
+
+    /// Proposes a change that only the cluster can decide, after all that came before it.
+    async fn go_through(
+        self: Arc<Self>,
+        gate: Gate,
+        session: SessionId,
+        op: Op,
+        payload: Bytes,
+    ) -> Result<Reply, BackendError> {
+        self.flush(&Files::These(gate.inodes.iter().copied().collect()))
+            .await?;
+        let answer = self.inner.submit_within(session, op.clone(), payload).await;
+        self.core().unlocked(&op);
+        drop(gate);
+        answer
+    }
+
+    async fn submit(
+        self: &Arc<Self>,
+        only: Option<SessionId>,
+        op: Op,
+        payload: Bytes,
+    ) -> Result<Reply, BackendError> {
+        let done = self.attempt(|core, pinned| {
+            let attempt = core.attempt(&Wish {
+                only,
+                op: &op,
+                payload: &payload,
+                pinned,
+                time: self.clock.wall(),
+                now: self.now(),
+                applied: self.applied(),
+            })?;
+            Ok(match attempt {
+                Attempt::Acquire(_) | Attempt::Apply(_) | Attempt::Numbers | Attempt::Wait => Err(attempt),
+                done => Ok(done),
+            })
+        });
+        match done.await? {
+            Attempt::Done(reply, events) => {
+                if let Some(upper) = self.upper() {
+                    upper.changed_here(&events);
+                }
+                if self.core().is_due(self.now()) {
+                    self.kick.notify_one();
+                }
+                Ok(reply)
+            }
+            Attempt::Refused(error) => Err(BackendError::Meta(error)),
+            Attempt::Through(session, inodes) => {
+                let gate = Gate {
+                    shared: Arc::clone(self),
+                    inodes,
+                };
+                // In a task of its own: a caller that goes away must not leave it half done.
+                let task = tokio::spawn(Arc::clone(self).go_through(gate, session, op, payload));
+                task.await
+                    .unwrap_or_else(|error| Err(BackendError::Stopped(error.to_string())))
+            }
+            _ => match only {
+                Some(session) => self.inner.submit_within(session, op, payload).await,
+                None => self.inner.submit(op, payload).await,
+            },
+        }
+    }
+
+    async fn refresh(self: &Arc<Self>, inodes: &[Ino]) -> Result<(), BackendError> {
+        for inodes in inodes.chunks(REQUEST_LEASES_MAX) {
+            let leases = shared(inodes);
+            self.attempt(|core, pinned| {
+                core.failure()?;
+                if !pinned.is_empty() && core.is_valid(self.now()) {
+                    // Just granted: that is enough for one look.
+                    return Ok(Ok(()));
+                }
+                Ok(match core.may_use(&leases, self.now(), self.applied()) {
+                    Attempt::Done(..) => Ok(()),
+                    other => Err(other),
+                })
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn sync(&self, what: SyncWhat) -> Result<(), BackendError> {
+        let files = match what {
+            SyncWhat::Everything => Files::All,
+            SyncWhat::Inode(ino) => {
+                if !self.core().pending.concerns(ino) {
+                    return self.inner.sync(what).await;
+                }
+                Files::These(BTreeSet::from([ino]))
+            }
+        };
+        self.flush(&files).await?;
+        self.inner.sync(what).await
+    }
+}
+
+/// Leases that somebody relies on until this is dropped.
+struct Pins {
+    shared: Arc<Shared>,
+    inodes: Vec<Ino>,
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        if self.shared.core().leases.unpin(&self.inodes) {
+            self.shared.changed.notify_waiters();
+        }
+    }
+}
+
+/// Inodes that are changed past the queue until this is dropped; pinned, too.
+struct Gate {
+    shared: Arc<Shared>,
+    inodes: Vec<Ino>,
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        let mut core = self.shared.core();
+        core.ungate(&self.inodes);
+        core.leases.unpin(&self.inodes);
+        drop(core);
+        self.shared.changed.notify_waiters();
+    }
+}
+
+fn unexpected(reply: &Reply) -> BackendError {
+    BackendError::Meta(MetaError::Malformed(format!("unexpected answer: {reply:?}")))
+}
+
+/// A backend that answers and changes on its own what it has leases for, and pushes changes later.
+pub struct LeasedBackend {
+    shared: Arc<Shared>,
+    /// Waits for so long before it says that there is no quorum; `None` for ever.
+    patience: Option<Duration>,
+}
+
+impl LeasedBackend {
+    /// Over `inner`, whose state has applied what `applied` says. [`super::holder`] is to be connected to the leader,
+    /// [`LeasedBackend::run`] to be run.
+    #[must_use]
+    pub fn new(
+        inner: Arc<dyn Backend>,
+        applied: watch::Receiver<u64>,
+        clock: Arc<dyn Clock>,
+        (options, patience): (BehindOptions, Option<Duration>),
+    ) -> Arc<Self> {
+        let core = Core::new(&inner.reader(), options);
+        Arc::new(Self {
+            shared: Arc::new(Shared {
+                reader: core.reader(),
+                core: Mutex::new(core),
+                inner,
+                clock,
+                applied,
+                options,
+                changed: Notify::new(),
+                kick: Notify::new(),
+                flushed: watch::Sender::new(0),
+                reserving: tokio::sync::Mutex::default(),
+                upper: OnceLock::new(),
+            }),
+            patience,
+        })
+    }
+
+    /// What stands on this backend, to be told of what happens below.
+    pub fn set_upper(&self, upper: Weak<dyn Upper>) {
+        let _ = self.shared.upper.set(upper);
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Memory for what is pending, bytes, an estimate.
+    #[must_use]
+    pub fn pending_bytes(&self) -> u64 {
+        let core = self.shared.core();
+        u64::try_from(core.pending.dirty_bytes() + core.pending.queue_bytes()).unwrap_or(u64::MAX)
+    }
+
+    async fn patiently<T>(
+        &self,
+        work: impl Future<Output = Result<T, BackendError>> + Send,
+    ) -> Result<T, BackendError> {
+        let Some(patience) = self.patience else {
+            return work.await;
+        };
+        let no_quorum =
+            || BackendError::NoQuorum("too few nodes can be reached; `bramble status` says which".into());
+        tokio::time::timeout(patience, work)
+            .await
+            .unwrap_or_else(|_| Err(no_quorum()))
+    }
+}
+
+#[async_trait]
+impl Propose for LeasedBackend {
+    async fn submit(&self, op: Op, payload: Bytes) -> Result<Reply, BackendError> {
+        self.patiently(self.shared.submit(None, op, payload)).await
+    }
+}
+
+#[async_trait]
+impl Backend for LeasedBackend {
+    async fn refresh(&self, inodes: &[Ino]) -> Result<(), BackendError> {
+        self.patiently(self.shared.refresh(inodes)).await
+    }
+
+    fn reader(&self) -> Reader {
+        self.shared.reader.clone()
+    }
+
+    fn session(&self) -> SessionId {
+        self.shared.inner.session()
+    }
+
+    async fn submit_within(&self, session: SessionId, op: Op, payload: Bytes) -> Result<Reply, BackendError> {
+        self.patiently(self.shared.submit(Some(session), op, payload))
+            .await
+    }
+
+    async fn write_chunk(&self, data: Bytes) -> Result<ChunkGuard, BackendError> {
+        self.shared.inner.write_chunk(data).await
+    }
+
+    async fn read_chunk(&self, id: ChunkId, offset: u32, len: u32) -> Result<Bytes, BackendError> {
+        self.shared.inner.read_chunk(id, offset, len).await
+    }
+
+    async fn space(&self) -> Result<ClusterSpace, BackendError> {
+        let space = self.shared.inner.space().await?;
+        let pending = u64::try_from(self.shared.core().pending.dirty_bytes()).unwrap_or(u64::MAX);
+        Ok(ClusterSpace {
+            available_bytes: space.available_bytes.saturating_sub(pending),
+            ..space
+        })
+    }
+
+    async fn sync(&self, what: SyncWhat) -> Result<(), BackendError> {
+        self.patiently(self.shared.sync(what)).await
+    }
+
+    fn unflushed(&self, ino: Ino, start: u64, end: u64) -> Unflushed {
+        self.shared.core().pending.unflushed(ino, start, end)
+    }
+
+    fn take_error(&self, ino: Ino) -> Option<BackendError> {
+        self.shared.core().take_error(ino)
+    }
+}
+
+impl Observer for LeasedBackend {
+    fn applied(&self, _index: u64, events: &[Event]) {
+        let wanted = events.iter().filter_map(|event| match event {
+            Event::LockWanted { ino, by } => Some((*ino, *by)),
+            _ => None,
+        });
+        for (ino, by) in wanted {
+            let mut core = self.shared.core();
+            if core.session != Some(by) {
+                core.locks_wanted(ino);
+            }
+        }
+    }
+}

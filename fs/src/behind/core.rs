@@ -1,0 +1,417 @@
+//! The state of leases and pending changes on one node: everything that is decided in one step, under one lock.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raftstore::clock::Timestamp;
+use raftstore::kv::KvError;
+use raftstore::meta::{Event, Ino, MetaError, Op, Proposal, Reader, Reply, SessionId};
+
+use super::BehindOptions;
+use super::footprint::{self, Way};
+use super::leases::LeaseCache;
+use super::pending::{Batch, Files, Pending};
+use crate::backend::BackendError;
+use crate::lease::{Lease, LeaseLink, LeaseMode, ToLeader};
+
+/// Inodes whose locks other nodes are known to wait for; forgetting one costs them a poll.
+const WANTED_MAX: usize = 1024;
+/// Errors that wait to be reported.
+const ERRORS_MAX: usize = 4096;
+
+/// What became of an attempt to do something.
+#[derive(Debug)]
+pub(super) enum Attempt {
+    /// Done here, to be pushed later; what the state machine would say, and tell.
+    Done(Reply, Vec<Event>),
+    /// Refused.
+    Refused(MetaError),
+    /// These leases are needed first.
+    Acquire(Vec<Lease>),
+    /// Something else must come to an end first; another attempt once anything has changed.
+    Wait,
+    /// This node must have applied so much first.
+    Apply(u64),
+    /// Numbers for new inodes are needed first.
+    Numbers,
+    /// To be proposed at once under this session: the inodes are gated and pinned for it.
+    Through(SessionId, Vec<Ino>),
+    /// To be proposed without more ado.
+    Free,
+}
+
+/// A change that somebody wants, and what it relies on.
+pub(super) struct Wish<'a> {
+    /// The only session it may be made under.
+    pub(super) only: Option<SessionId>,
+    pub(super) op: &'a Op,
+    pub(super) payload: &'a Bytes,
+    /// Leases that its caller has pinned.
+    pub(super) pinned: &'a [Ino],
+    /// The wall clock.
+    pub(super) time: Timestamp,
+    /// The monotonic clock.
+    pub(super) now: Duration,
+    /// What this node has applied.
+    pub(super) applied: u64,
+}
+
+/// What is to be flushed next.
+pub(super) struct Plan {
+    pub(super) session: SessionId,
+    pub(super) batch: Batch,
+    /// Requests that are answered once it is committed.
+    pub(super) covers: u64,
+}
+
+pub(super) struct Core {
+    options: BehindOptions,
+    pub(super) session: Option<SessionId>,
+    link: Option<LeaseLink>,
+    /// Leases may be used until then, on the monotonic clock.
+    valid_until: Duration,
+    pub(super) leases: LeaseCache,
+    pub(super) pending: Pending,
+    reader: Reader,
+    /// Inodes that are being changed past the queue.
+    gated: BTreeSet<Ino>,
+    /// Numbers for new inodes.
+    numbers: Range<Ino>,
+    wanted: HashSet<Ino>,
+    errors: BTreeMap<Ino, BackendError>,
+    /// After this, nothing is taken any more.
+    failed: Option<BackendError>,
+    /// Flushes asked for so far.
+    requested: u64,
+    /// Those of them that a batch was made for.
+    planned: u64,
+    /// The files that they are about.
+    files: BTreeSet<Ino>,
+    all_files: bool,
+}
+
+impl Core {
+    pub(super) fn new(base: &Reader, options: BehindOptions) -> Self {
+        let pending = Pending::new(base);
+        Self {
+            options,
+            session: None,
+            link: None,
+            valid_until: Duration::ZERO,
+            leases: LeaseCache::default(),
+            reader: pending.reader(),
+            pending,
+            gated: BTreeSet::new(),
+            numbers: 0..0,
+            wanted: HashSet::new(),
+            errors: BTreeMap::new(),
+            failed: None,
+            requested: 0,
+            planned: 0,
+            files: BTreeSet::new(),
+            all_files: false,
+        }
+    }
+
+    /// The state with what is pending.
+    pub(super) fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// Whether leases may be used, by this node's own clock.
+    pub(super) fn is_valid(&self, now: Duration) -> bool {
+        self.session.is_some() && now < self.valid_until
+    }
+
+    pub(super) fn renew(&mut self, session: SessionId, until: Duration) {
+        if self.session == Some(session) {
+            self.valid_until = self.valid_until.max(until);
+        }
+    }
+
+    /// A leader is there for `session`.
+    pub(super) fn connected(&mut self, session: SessionId, link: LeaseLink) -> Vec<Lease> {
+        if self.session != Some(session) {
+            self.session_over();
+            self.session = Some(session);
+        }
+        let (held, requests) = self.leases.reconnected();
+        for request in requests {
+            link.send(request);
+        }
+        self.link = Some(link);
+        held
+    }
+
+    /// Gives up leases that nobody uses, if there are more than `leases_max`.
+    pub(super) fn evict(&mut self, leases_max: usize) -> Option<ToLeader> {
+        let pending = &self.pending;
+        self.leases
+            .evict(leases_max, |ino, touched| pending.has_any_of(ino, touched))
+    }
+
+    /// What the leader cannot be told now, it learns when it is found again.
+    pub(super) fn tell(&self, message: ToLeader) {
+        if let Some(link) = &self.link {
+            link.send(message);
+        }
+    }
+
+    /// Everything that hung on the session is gone.
+    pub(super) fn session_over(&mut self) {
+        self.session = None;
+        self.link = None;
+        self.valid_until = Duration::ZERO;
+        self.leases.clear();
+        let queued = self.pending.queued();
+        let lost = self.pending.clear();
+        if !lost.is_empty() {
+            tracing::error!(
+                changes = queued,
+                files = lost.len(),
+                "the session is over: what was not synced on this node is lost"
+            );
+        }
+        for ino in lost {
+            let why =
+                BackendError::Stopped("the cluster gave this node up before its changes were synced".into());
+            self.report(ino, why);
+        }
+    }
+
+    /// The cluster has refused `session`.
+    pub(super) fn end_session(&mut self, session: SessionId) {
+        if self.session == Some(session) {
+            self.session_over();
+        }
+    }
+
+    /// Keeps an error for the next fsync or close of the file.
+    pub(super) fn report(&mut self, ino: Ino, error: BackendError) {
+        if self.errors.len() >= ERRORS_MAX && !self.errors.contains_key(&ino) {
+            self.errors.pop_first();
+        }
+        self.errors.insert(ino, error);
+    }
+
+    /// What went wrong with a file since somebody last asked.
+    pub(super) fn take_error(&mut self, ino: Ino) -> Option<BackendError> {
+        self.errors.remove(&ino)
+    }
+
+    /// Nothing more is taken.
+    pub(super) fn fail(&mut self, error: BackendError) {
+        self.failed.get_or_insert(error);
+    }
+
+    pub(super) fn failure(&self) -> Result<(), BackendError> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// The number of the first of new inode numbers.
+    pub(super) fn add_numbers(&mut self, first: Ino, count: u32) {
+        self.numbers = first..first.saturating_add(u64::from(count));
+    }
+
+    pub(super) fn needs_numbers(&self) -> bool {
+        self.numbers.is_empty()
+    }
+
+    /// Others wait for locks on this inode.
+    pub(super) fn locks_wanted(&mut self, ino: Ino) {
+        if self.wanted.len() >= WANTED_MAX {
+            self.wanted.clear();
+        }
+        self.wanted.insert(ino);
+    }
+
+    /// Whether all of `leases` can be used now.
+    pub(super) fn may_use(&self, leases: &[Lease], now: Duration, applied: u64) -> Attempt {
+        if !self.is_valid(now) {
+            return Attempt::Wait;
+        }
+        match self.leases.usable(leases, &[]) {
+            None => Attempt::Acquire(leases.to_vec()),
+            Some(since) if since > applied => Attempt::Apply(since),
+            Some(_) => Attempt::Done(Reply::Done, Vec::new()),
+        }
+    }
+
+    /// Tries to do what somebody wants.
+    pub(super) fn attempt(&mut self, wish: &Wish<'_>) -> Result<Attempt, BackendError> {
+        self.failure()?;
+        // Sessions are numbered upwards: a later one than this is about to be announced here, too.
+        let session = match (self.session, wish.only) {
+            (Some(session), Some(gone)) if gone < session => {
+                return Ok(Attempt::Refused(MetaError::SessionExpired(gone)));
+            }
+            (Some(session), only) if only.is_none_or(|only| only == session) => session,
+            _ => return Ok(Attempt::Wait),
+        };
+        if !self.is_valid(wish.now) {
+            return Ok(Attempt::Wait);
+        }
+        let footprint = footprint::of(wish.op, &self.reader, session, self.is_wanted(wish.op))?;
+        if footprint.way == Way::Free {
+            return Ok(Attempt::Free);
+        }
+        match self.leases.usable(&footprint.leases, wish.pinned) {
+            None => return Ok(Attempt::Acquire(footprint.leases)),
+            Some(since) if since > wish.applied => return Ok(Attempt::Apply(since)),
+            Some(_) => {}
+        }
+        let inodes: Vec<Ino> = footprint.leases.iter().map(|lease| lease.ino).collect();
+        if inodes.iter().any(|ino| self.gated.contains(ino)) {
+            return Ok(Attempt::Wait);
+        }
+        if footprint.way == Way::Through {
+            return Ok(self.gate(session, inodes));
+        }
+        if !self.has_room(wish.payload.len()) {
+            return Ok(Attempt::Wait);
+        }
+        Ok(self.change(session, wish, &inodes)?)
+    }
+
+    fn is_wanted(&self, op: &Op) -> bool {
+        match op {
+            Op::Lock { ino, .. } | Op::Unlock { ino, .. } => self.wanted.contains(ino),
+            _ => false,
+        }
+    }
+
+    fn gate(&mut self, session: SessionId, inodes: Vec<Ino>) -> Attempt {
+        self.gated.extend(&inodes);
+        self.leases.pin(&inodes);
+        Attempt::Through(session, inodes)
+    }
+
+    /// Ends what [`Attempt::Through`] began.
+    pub(super) fn ungate(&mut self, inodes: &[Ino]) {
+        for ino in inodes {
+            self.gated.remove(ino);
+        }
+    }
+
+    /// The cluster has answered an unlock: who waited has been told.
+    pub(super) fn unlocked(&mut self, op: &Op) {
+        if let Op::Unlock { ino, .. } = op {
+            self.wanted.remove(ino);
+        }
+    }
+
+    /// One write always fits if nothing else is pending.
+    fn has_room(&self, payload_bytes: usize) -> bool {
+        let dirty = self.pending.dirty_bytes();
+        let fits = dirty == 0 || dirty + payload_bytes <= self.options.dirty_bytes_max;
+        fits && self.pending.queued() < self.options.queued_max
+            && self.pending.queue_bytes() < self.options.queue_bytes_max
+    }
+
+    /// Does it here.
+    fn change(&mut self, session: SessionId, wish: &Wish<'_>, inodes: &[Ino]) -> Result<Attempt, KvError> {
+        let mut op = wish.op.clone();
+        if let Op::Create { ino, .. } = &mut op {
+            if self.numbers.is_empty() {
+                return Ok(Attempt::Numbers);
+            }
+            *ino = Some(self.numbers.start);
+        }
+        let proposal = Proposal {
+            session,
+            seq: 0,
+            ack_floor: 0,
+            chunk_floor: 0,
+            time: wish.time,
+            op,
+            payload: wish.payload.clone(),
+        };
+        let (reply, events) = match self.pending.change(&proposal, wish.now)? {
+            Ok(done) => done,
+            Err(error) => return Ok(Attempt::Refused(error)),
+        };
+        if let (Op::Create { .. }, Reply::Inode(inode)) = (&proposal.op, &reply) {
+            self.numbers.start += 1;
+            self.leases.born(inode.ino);
+            self.leases
+                .touch(std::iter::once(inode.ino), self.pending.number());
+        }
+        self.leases.touch(inodes.iter().copied(), self.pending.number());
+        Ok(Attempt::Done(reply, events))
+    }
+
+    /// Whether what is pending should be pushed without being asked for.
+    pub(super) fn is_due(&self, now: Duration) -> bool {
+        let options = &self.options;
+        self.pending.dirty_bytes() >= options.background_bytes
+            || self.pending.queued() >= options.queued_max / 2
+            || self.pending.queue_bytes() >= options.queue_bytes_max / 2
+            || self
+                .pending
+                .since()
+                .is_some_and(|since| now.saturating_sub(since) >= options.age_max)
+    }
+
+    /// Asks for a flush of the queue and of these files' bytes; a number that tells when it is done.
+    pub(super) fn request_flush(&mut self, files: &Files) -> u64 {
+        match files {
+            Files::All => self.all_files = true,
+            Files::These(files) => self.files.extend(files),
+        }
+        self.requested += 1;
+        self.requested
+    }
+
+    /// The next batch, for what was asked for and for what is due; what it covers if there is nothing to do.
+    pub(super) fn plan(&mut self, now: Duration) -> Result<Result<Plan, u64>, KvError> {
+        let covers = self.requested;
+        let Some(session) = self.session else {
+            self.requests_done();
+            return Ok(Err(covers));
+        };
+        let files = if self.all_files || self.is_due(now) {
+            Files::All
+        } else {
+            Files::These(self.files.clone())
+        };
+        if files == Files::These(BTreeSet::new()) && self.planned == self.requested {
+            return Ok(Err(covers));
+        }
+        match self.pending.take(&files)? {
+            Some(batch) => {
+                let covers = if batch.complete {
+                    self.requests_done();
+                    covers
+                } else {
+                    0
+                };
+                Ok(Ok(Plan {
+                    session,
+                    batch,
+                    covers,
+                }))
+            }
+            None => {
+                self.requests_done();
+                Ok(Err(covers))
+            }
+        }
+    }
+
+    fn requests_done(&mut self) {
+        self.planned = self.requested;
+        self.files.clear();
+        self.all_files = false;
+    }
+}
+
+/// A lease for reading.
+pub(super) fn shared(inodes: &[Ino]) -> Vec<Lease> {
+    let lease = |ino: &Ino| Lease {
+        ino: *ino,
+        mode: LeaseMode::Shared,
+    };
+    inodes.iter().map(lease).collect()
+}

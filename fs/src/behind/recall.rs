@@ -1,0 +1,136 @@
+//! The holder's side of leases: what the leader grants, wants back, and says of time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use raftstore::meta::{Ino, SessionId};
+
+use super::backend::{LeasedBackend, Shared};
+use super::leases::Closing;
+use super::pending::Files;
+use crate::lease::{Kept, Lease, LeaseHolder, LeaseLink, ToLeader};
+
+/// Looks at the kernel's cache before a lease goes while programs keep reading mapped pages into it.
+const FORGET_TRIES: u32 = 8;
+
+/// Connects a [`LeasedBackend`] to the leader.
+pub struct Holder(Arc<LeasedBackend>);
+
+/// The holder's side of `backend`.
+#[must_use]
+pub fn holder(backend: &Arc<LeasedBackend>) -> Arc<Holder> {
+    Arc::new(Holder(Arc::clone(backend)))
+}
+
+impl Holder {
+    fn shared(&self) -> &Arc<Shared> {
+        self.0.shared()
+    }
+}
+
+impl LeaseHolder for Holder {
+    fn connected(&self, session: SessionId, link: LeaseLink) -> Vec<Lease> {
+        let held = self.shared().core().connected(session, link);
+        self.shared().changed.notify_waiters();
+        held
+    }
+
+    fn refused(&self, inodes: Vec<Ino>) {
+        tracing::error!(?inodes, "the leader has given leases of this node to others");
+        self.shared().core().leases.drop_held(&inodes);
+        self.shared().changed.notify_waiters();
+    }
+
+    fn granted(&self, id: u64, log_index: u64) {
+        self.shared().core().leases.granted(id, log_index);
+        self.shared().changed.notify_waiters();
+    }
+
+    fn recalled(&self, leases: Vec<Kept>) {
+        for (ino, keep) in leases {
+            let mut core = self.shared().core();
+            if !core.leases.holds(ino) {
+                // It went already, and the leader took that for older than it is.
+                core.tell(ToLeader::Release {
+                    leases: vec![(ino, None)],
+                });
+            } else if core.leases.recalled(ino, keep) {
+                tokio::spawn(give_up(Arc::clone(self.shared()), ino));
+            }
+        }
+    }
+
+    fn valid_until(&self, session: SessionId, at: Duration) {
+        let lapsed = {
+            let mut core = self.shared().core();
+            let was_valid = core.is_valid(self.shared().now());
+            core.renew(session, at);
+            !was_valid && core.is_valid(self.shared().now())
+        };
+        if lapsed {
+            self.shared().changed.notify_waiters();
+        }
+    }
+
+    fn session_over(&self, session: SessionId) {
+        {
+            let mut core = self.shared().core();
+            if core.session != Some(session) {
+                return;
+            }
+            core.session_over();
+        }
+        if let Some(upper) = self.shared().upper() {
+            upper.forget_everything();
+        }
+        self.shared().changed.notify_waiters();
+        self.shared().kick.notify_one();
+    }
+}
+
+/// Sees a recalled lease to its end: the kernel forgets its pages (which may make it write some back, so the lease can
+/// still be used then), nobody begins to use it, what was done under it is committed; then it goes.
+async fn give_up(shared: Arc<Shared>, ino: Ino) {
+    let mut tries = 0;
+    loop {
+        let upper = shared.upper();
+        if let Some(upper) = upper.filter(|upper| upper.may_have_pages(ino)) {
+            upper.forget_pages(ino).await;
+        }
+        let mut changed = std::pin::pin!(shared.changed.notified());
+        changed.as_mut().enable();
+        let closing = shared.core().leases.close(ino);
+        match closing {
+            Closing::Gone => return,
+            Closing::InUse => changed.await,
+            Closing::Ready(dirty) => {
+                tries += 1;
+                let pages = shared.upper().is_some_and(|upper| upper.may_have_pages(ino));
+                if pages && tries < FORGET_TRIES {
+                    shared.core().leases.reopen(ino);
+                    shared.changed.notify_waiters();
+                    continue;
+                }
+                if !shared.core().pending.has_any_of(ino, dirty) {
+                    break;
+                }
+                let files = Files::These(std::iter::once(ino).collect());
+                if let Err(error) = shared.flush(&files).await {
+                    tracing::warn!(ino, %error, "a lease goes before its changes were committed");
+                    return;
+                }
+            }
+        }
+    }
+    {
+        let mut core = shared.core();
+        // Before anyone can find them by a name that this lease has covered.
+        if let Some(claim) = core.leases.claim() {
+            core.tell(claim);
+        }
+        if let Some(release) = core.leases.release(ino) {
+            core.tell(release);
+        }
+    }
+    shared.changed.notify_waiters();
+}
