@@ -1,6 +1,6 @@
 //! The state of leases and pending changes on one node: everything that is decided in one step, under one lock.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -59,11 +59,24 @@ pub(super) struct Wish<'a> {
 }
 
 /// What is to be flushed next.
-pub(super) struct Plan {
-    pub(super) session: SessionId,
-    pub(super) batch: Batch,
-    /// Requests that are answered once it is committed.
-    pub(super) covers: u64,
+pub(super) enum Plan {
+    /// This, under this session.
+    Push {
+        session: SessionId,
+        batch: Batch,
+        /// Requests that are answered once it is committed; 0 if none is.
+        covers: u64,
+    },
+    /// Nothing: requests up to this one are answered.
+    Answered(u64),
+    /// Nothing.
+    Idle,
+}
+
+/// A flush that was asked for, over as many batches as it takes.
+struct Asked {
+    files: VecDeque<Ino>,
+    covers: u64,
 }
 
 pub(super) struct Core {
@@ -87,9 +100,12 @@ pub(super) struct Core {
     requested: u64,
     /// Those of them that a batch was made for.
     planned: u64,
-    /// The files that they are about.
+    /// The files that the others are about.
     files: BTreeSet<Ino>,
     all_files: bool,
+    asked: Option<Asked>,
+    /// Files that are due, though nobody has asked.
+    due: VecDeque<Ino>,
 }
 
 impl Core {
@@ -112,6 +128,8 @@ impl Core {
             planned: 0,
             files: BTreeSet::new(),
             all_files: false,
+            asked: None,
+            due: VecDeque::new(),
         }
     }
 
@@ -201,9 +219,12 @@ impl Core {
         self.errors.remove(&ino)
     }
 
-    /// Nothing more is taken.
+    /// Nothing more is taken. The leader can still be told that nothing is held.
     pub(super) fn fail(&mut self, error: BackendError) {
         self.failed.get_or_insert(error);
+        let link = self.link.take();
+        self.session_over();
+        self.link = link;
     }
 
     pub(super) fn failure(&self) -> Result<(), BackendError> {
@@ -364,46 +385,51 @@ impl Core {
         self.requested
     }
 
-    /// The next batch, for what was asked for and for what is due; what it covers if there is nothing to do.
-    pub(super) fn plan(&mut self, now: Duration) -> Result<Result<Plan, u64>, KvError> {
-        let covers = self.requested;
-        let Some(session) = self.session else {
-            self.requests_done();
-            return Ok(Err(covers));
-        };
-        let files = if self.all_files || self.is_due(now) {
-            Files::All
-        } else {
-            Files::These(self.files.clone())
-        };
-        if files == Files::These(BTreeSet::new()) && self.planned == self.requested {
-            return Ok(Err(covers));
-        }
-        match self.pending.take(&files)? {
-            Some(batch) => {
-                let covers = if batch.complete {
-                    self.requests_done();
-                    covers
+    /// The next batch: of what was asked for, else of what is due. So nobody who syncs waits for what others wrote.
+    pub(super) fn plan(&mut self, now: Duration) -> Result<Plan, KvError> {
+        if self.asked.is_none() && self.planned < self.requested {
+            self.planned = self.requested;
+            let files = std::mem::take(&mut self.files);
+            self.asked = Some(Asked {
+                files: if std::mem::take(&mut self.all_files) {
+                    self.pending.dirty_files()
                 } else {
-                    0
-                };
-                Ok(Ok(Plan {
-                    session,
-                    batch,
-                    covers,
-                }))
-            }
-            None => {
-                self.requests_done();
-                Ok(Err(covers))
-            }
+                    files.into_iter().collect()
+                },
+                covers: self.requested,
+            });
         }
-    }
-
-    fn requests_done(&mut self) {
-        self.planned = self.requested;
-        self.files.clear();
-        self.all_files = false;
+        let Some(session) = self.session else {
+            self.due.clear();
+            let asked = self.asked.take();
+            return Ok(asked.map_or(Plan::Idle, |asked| Plan::Answered(asked.covers)));
+        };
+        if let Some(mut asked) = self.asked.take() {
+            let Some(batch) = self.pending.take(&mut asked.files)? else {
+                return Ok(Plan::Answered(asked.covers));
+            };
+            let covers = if batch.complete { asked.covers } else { 0 };
+            if !batch.complete {
+                self.asked = Some(asked);
+            }
+            return Ok(Plan::Push {
+                session,
+                batch,
+                covers,
+            });
+        }
+        if self.due.is_empty() {
+            if !self.is_due(now) {
+                return Ok(Plan::Idle);
+            }
+            self.due = self.pending.dirty_files();
+        }
+        let batch = self.pending.take(&mut self.due)?;
+        Ok(batch.map_or(Plan::Idle, |batch| Plan::Push {
+            session,
+            batch,
+            covers: 0,
+        }))
     }
 }
 

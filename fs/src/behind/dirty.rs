@@ -232,32 +232,41 @@ impl DirtyFile {
     }
 }
 
-/// Consecutive ranges as one, each at most `bytes_max` long.
+/// Consecutive ranges as one, each at most `bytes_max` long. Bytes are copied only where ranges are joined.
 pub(super) fn runs<'a>(
     ranges: impl Iterator<Item = (u64, &'a Bytes)>,
     bytes_max: usize,
 ) -> Vec<(u64, Bytes)> {
-    let mut runs: Vec<(u64, BytesMut)> = Vec::new();
+    let mut runs = Vec::new();
+    let mut parts: Vec<Bytes> = Vec::new();
+    let (mut start, mut len) = (0, 0);
     for (mut offset, data) in ranges {
         let mut data = data.clone();
         while !data.is_empty() {
-            match runs.last_mut() {
-                Some((start, run)) if *start + run.len() as u64 == offset && run.len() < bytes_max => {
-                    let part = data.split_to(data.len().min(bytes_max - run.len()));
-                    offset += part.len() as u64;
-                    run.extend_from_slice(&part);
-                }
-                _ => {
-                    let part = data.split_to(data.len().min(bytes_max));
-                    runs.push((offset, BytesMut::from(&part[..])));
-                    offset += part.len() as u64;
-                }
+            if start + len as u64 != offset || len >= bytes_max {
+                runs.extend(join(start, &mut parts));
+                (start, len) = (offset, 0);
             }
+            let part = data.split_to(data.len().min(bytes_max - len));
+            offset += part.len() as u64;
+            len += part.len();
+            parts.push(part);
         }
     }
-    runs.into_iter()
-        .map(|(offset, run)| (offset, run.freeze()))
-        .collect()
+    runs.extend(join(start, &mut parts));
+    runs
+}
+
+/// What `parts` hold, as one run.
+fn join(start: u64, parts: &mut Vec<Bytes>) -> Option<(u64, Bytes)> {
+    if parts.len() < 2 {
+        return Some((start, parts.pop()?));
+    }
+    let mut run = BytesMut::with_capacity(parts.iter().map(Bytes::len).sum());
+    for part in parts.drain(..) {
+        run.extend_from_slice(&part);
+    }
+    Some((start, run.freeze()))
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
-use raftstore::meta::{BatchItem, MetaError, Op, Piece, PieceData, Refusal, Reply};
+use raftstore::meta::{BatchItem, MetaError, Op, Piece, PieceData, Refusal, Reply, SessionId};
 
 use super::backend::{LeasedBackend, Shared};
 use super::core::Plan;
-use super::pending::FileFlush;
+use super::pending::{Batch, FileFlush};
 use crate::backend::{BackendError, ChunkGuard};
 
 /// Between two looks at the age of what is pending.
@@ -18,7 +18,7 @@ const TICK: Duration = Duration::from_millis(500);
 const PIECES_MAX: usize = 4096;
 
 impl LeasedBackend {
-    /// Pushes changes for as long as the node lives.
+    /// Pushes changes for as long as the node lives. Ends only if that cannot be done any more: the node must leave.
     pub async fn run(self: Arc<Self>) {
         let shared = self.shared();
         let mut was_valid = false;
@@ -37,10 +37,7 @@ impl LeasedBackend {
             was_valid = is_valid;
             if let Err(error) = shared.push_all().await {
                 tracing::error!(%error, "changes on this node cannot be committed any more");
-                let mut core = shared.core();
-                core.fail(error);
-                core.session_over();
-                drop(core);
+                shared.core().fail(error);
                 shared.flushed.send_replace(u64::MAX);
                 shared.changed.notify_waiters();
                 return;
@@ -55,21 +52,28 @@ impl Shared {
         loop {
             let plan = self.core().plan(self.now())?;
             match plan {
-                Ok(plan) => self.push(plan).await?,
-                Err(covers) => {
-                    self.flushed.send_replace(covers);
-                    return Ok(());
+                Plan::Push {
+                    session,
+                    batch,
+                    covers,
+                } => {
+                    self.push(session, batch).await?;
+                    self.answer(covers);
                 }
+                Plan::Answered(covers) => self.answer(covers),
+                Plan::Idle => return Ok(()),
             }
         }
     }
 
-    async fn push(&self, plan: Plan) -> Result<(), BackendError> {
-        let Plan {
-            session,
-            batch,
-            covers,
-        } = plan;
+    /// Flush requests up to this one are done.
+    fn answer(&self, covers: u64) {
+        if covers > 0 {
+            self.flushed.send_replace(covers);
+        }
+    }
+
+    async fn push(&self, session: SessionId, batch: Batch) -> Result<(), BackendError> {
         let upto = batch.upto;
         let mut items = batch.items;
         let (flushes, payload, chunks) = match self.store(&batch.files).await {
@@ -113,9 +117,6 @@ impl Shared {
                 return Err(BackendError::Meta(MetaError::Malformed(why)));
             }
             Err(error) => return Err(error),
-        }
-        if covers > 0 {
-            self.flushed.send_replace(covers);
         }
         self.changed.notify_waiters();
         Ok(())
@@ -230,19 +231,62 @@ fn flush_ops(file: &FileFlush, place: &mut impl FnMut(&Bytes) -> PieceData) -> V
 }
 
 /// Fills packs of at most `bytes_max` with the runs of all files, one after the other; the pack and the offset of each
-/// run. A run that does not fit begins a new pack.
+/// run. A run that does not fit begins a new pack. One that fills a pack alone is not copied.
 fn pack(files: &[FileFlush], bytes_max: usize) -> (Vec<Bytes>, Vec<(usize, u32)>) {
-    let mut packs: Vec<BytesMut> = Vec::new();
+    let mut packs: Vec<Bytes> = Vec::new();
     let mut places = Vec::new();
+    let mut filling = BytesMut::new();
     for (_, run) in files.iter().flat_map(|file| &file.runs) {
-        if packs.last().is_none_or(|pack| pack.len() + run.len() > bytes_max) {
-            packs.push(BytesMut::new());
+        if !filling.is_empty() && filling.len() + run.len() > bytes_max {
+            packs.push(std::mem::take(&mut filling).freeze());
         }
-        let index = packs.len() - 1;
-        if let Some(pack) = packs.last_mut() {
-            places.push((index, u32::try_from(pack.len()).unwrap_or(u32::MAX)));
-            pack.extend_from_slice(run);
+        places.push((packs.len(), u32::try_from(filling.len()).unwrap_or(u32::MAX)));
+        if run.len() >= bytes_max {
+            packs.push(run.clone());
+        } else {
+            filling.extend_from_slice(run);
         }
     }
-    (packs.into_iter().map(BytesMut::freeze).collect(), places)
+    if !filling.is_empty() {
+        packs.push(filling.freeze());
+    }
+    (packs, places)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raftstore::clock::Timestamp;
+    use raftstore::meta::FileState;
+
+    fn file(runs: &[&'static [u8]]) -> FileFlush {
+        let time = Timestamp::default();
+        FileFlush {
+            ino: 7,
+            cut: None,
+            runs: runs.iter().map(|run| (0, Bytes::from_static(run))).collect(),
+            state: FileState {
+                size: 0,
+                mode: 0,
+                mtime: time,
+                ctime: time,
+                contents_time: time,
+                data_version: 0,
+            },
+        }
+    }
+
+    #[test]
+    fn packs_hold_the_runs_of_all_files_where_they_are_said_to_be() {
+        let files = [file(&[b"abc", b"0123"]), file(&[b"de", b"4567", b"f"])];
+        let (packs, places) = pack(&files, 4);
+        assert!(packs.iter().all(|pack| (1..=4).contains(&pack.len())));
+        let runs = files.iter().flat_map(|file| &file.runs);
+        let mut found = 0;
+        for ((_, run), (index, offset)) in runs.zip(places) {
+            assert!(packs[index][offset as usize..].starts_with(run));
+            found += run.len();
+        }
+        assert_eq!(found, packs.iter().map(Bytes::len).sum::<usize>());
+    }
 }

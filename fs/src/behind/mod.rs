@@ -54,15 +54,15 @@ pub struct BehindOptions {
 impl Default for BehindOptions {
     fn default() -> Self {
         Self {
-            dirty_bytes_max: 12 << 20,
-            background_bytes: 4 << 20,
+            dirty_bytes_max: 4 << 20,
+            background_bytes: 3 << 19,
             queued_max: 8192,
-            queue_bytes_max: 8 << 20,
+            queue_bytes_max: 4 << 20,
             age_max: Duration::from_secs(5),
             inline_bytes_max: 256 << 10,
             chunk_bytes_max: 1 << 20,
-            chunk_writes_max: 4,
-            leases_max: 32_768,
+            chunk_writes_max: 3,
+            leases_max: 6_144,
         }
     }
 }

@@ -18,6 +18,10 @@ const ITEMS_MAX: usize = 1024;
 const BATCH_BYTES_MAX: usize = 512 << 10;
 /// What a change takes beside names and values.
 const ITEM_BYTES: usize = 64;
+/// Files in one batch.
+const FILES_MAX: usize = 1024;
+/// A batch with so many bytes of files takes no more files.
+const WRITTEN_BYTES_MAX: usize = 2 << 20;
 /// Longest run of bytes in one piece: what fits into a chunk.
 const RUN_BYTES_MAX: usize = 1 << 20;
 /// What a queued change costs beside its own bytes, an estimate.
@@ -55,7 +59,7 @@ pub(super) struct Batch {
     pub(super) complete: bool,
 }
 
-/// Which files' bytes a batch is to have.
+/// Which files' bytes a flush is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Files {
     All,
@@ -202,9 +206,15 @@ impl Pending {
         self.dirty_bytes = self.dirty_bytes + file.cost_bytes() - before;
     }
 
-    /// The next changes to be committed: all of the queue that fits, and the bytes of `files`. `None` if there is
-    /// nothing. To be ended by [`Pending::commit`] before the next one is taken.
-    pub(super) fn take(&mut self, files: &Files) -> Result<Option<Batch>, KvError> {
+    /// The files with bytes that are not on their way yet.
+    pub(super) fn dirty_files(&self) -> VecDeque<Ino> {
+        let active = self.dirty.iter().filter(|(_, file)| file.is_active());
+        active.map(|(ino, _)| *ino).collect()
+    }
+
+    /// The next changes to be committed: all of the queue, and the bytes of the first of `files`, which are taken from
+    /// there; as much as fits. `None` if there is nothing. To be ended by [`Pending::commit`] before the next is taken.
+    pub(super) fn take(&mut self, files: &mut VecDeque<Ino>) -> Result<Option<Batch>, KvError> {
         let mut bytes = 0;
         let fits = |queued: &&Queued| {
             bytes += bytes_of(&queued.item.op);
@@ -222,37 +232,14 @@ impl Pending {
                 complete: false,
             }));
         }
-        let reader = self.overlay.reader();
         let mut flushes = Vec::new();
-        let wanted: Vec<Ino> = match files {
-            Files::All => self.dirty.keys().copied().collect(),
-            Files::These(files) => files.iter().copied().collect(),
-        };
-        for ino in wanted {
-            let Some(file) = self.dirty.get_mut(&ino) else {
-                continue;
-            };
-            let state = reader.inode(ino)?;
-            let Some(layer) = file.take() else {
-                continue;
-            };
-            let Some(state) = state else {
-                // Freed since: nobody can read it any more.
-                continue;
-            };
-            flushes.push(FileFlush {
-                ino,
-                cut: layer.cut(),
-                runs: runs(layer.ranges(), RUN_BYTES_MAX),
-                state: FileState {
-                    size: state.size,
-                    mode: state.mode,
-                    mtime: state.mtime,
-                    ctime: state.ctime,
-                    contents_time: state.contents_time,
-                    data_version: state.data_version,
-                },
-            });
+        let mut written = 0;
+        while flushes.len() < FILES_MAX && written < WRITTEN_BYTES_MAX {
+            let Some(ino) = files.pop_front() else { break };
+            if let Some(flush) = self.take_file(ino)? {
+                written += flush.runs.iter().map(|(_, run)| run.len()).sum::<usize>();
+                flushes.push(flush);
+            }
         }
         if items.is_empty() && flushes.is_empty() {
             self.end_flush();
@@ -262,7 +249,21 @@ impl Pending {
             upto: self.number,
             items,
             files: flushes,
-            complete: true,
+            complete: files.is_empty(),
+        }))
+    }
+
+    /// What of a file is to be committed. `None` if that is nothing: also if it was freed since, and nobody can read it.
+    fn take_file(&mut self, ino: Ino) -> Result<Option<FileFlush>, KvError> {
+        let state = self.overlay.reader().inode(ino)?;
+        let Some(layer) = self.dirty.get_mut(&ino).and_then(DirtyFile::take) else {
+            return Ok(None);
+        };
+        Ok(state.map(|state| FileFlush {
+            ino,
+            cut: layer.cut(),
+            runs: runs(layer.ranges(), RUN_BYTES_MAX),
+            state: FileState::from(&state),
         }))
     }
 

@@ -29,7 +29,7 @@ pub struct PlaneOptions {
 impl Default for PlaneOptions {
     fn default() -> Self {
         Self {
-            inflight_bytes_max: 8 << 20,
+            inflight_bytes_max: 4 << 20,
             laggard_bytes_max: 4 << 20,
             local_reads_max: 16,
             put_timeout: Duration::from_secs(30),

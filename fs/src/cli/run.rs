@@ -187,7 +187,7 @@ async fn daemon(store: Store, listener: TcpListener) -> Result<End, String> {
         stop(node, None, &mut signals).await;
         return Err(error);
     }
-    let mounted = match mount_tree(&node, &mount).await {
+    let mut mounted = match mount_tree(&node, &mount).await {
         Ok(mounted) => mounted,
         Err(error) => {
             stop(node, None, &mut signals).await;
@@ -209,6 +209,10 @@ async fn daemon(store: Store, listener: TcpListener) -> Result<End, String> {
     tokio::select! {
         () = signals.next() => Ok(stop(node, Some(mounted), &mut signals).await),
         what = next_trouble(&mut trouble) => finish(node, Some(mounted), what, &mut signals).await,
+        _ = &mut mounted.flusher => {
+            let what = Trouble::Fatal("changes on it cannot be committed any more".into());
+            finish(node, Some(mounted), what, &mut signals).await
+        }
         () = removed => {
             let what = Trouble::Fatal(WireError::Removed.to_string());
             finish(node, Some(mounted), what, &mut signals).await

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
@@ -13,11 +14,11 @@ use super::reply::Refuse;
 use crate::posix::FsError;
 
 /// Bytes of data that requests on their way may hold, for reads and for writes each.
-const DATA_BYTES_MAX: usize = 32 << 20;
+const DATA_BYTES_MAX: usize = 4 << 20;
 
 /// Bytes of data of writes that wait for room. Beyond that nobody reads requests, not even interrupts, until some were
 /// carried out or given up.
-const WAITING_BYTES_MAX: usize = 64 << 20;
+const WAITING_BYTES_MAX: usize = 8 << 20;
 
 /// When a signal ends a request.
 #[derive(Debug, Clone)]
@@ -68,6 +69,12 @@ impl Tasks {
         work: impl Future<Output = Result<T, FsError>> + Send + 'static,
         answer: impl FnOnce(R, T) + Send + 'static,
     ) {
+        // Under leases most requests need nothing but this thread: two changes of threads would cost more than the work.
+        let _context = self.runtime.enter();
+        let mut work = Box::pin(work);
+        if let Some(outcome) = work.as_mut().now_or_never() {
+            return finish(reply, outcome, answer);
+        }
         let (interrupt, interrupted) = oneshot::channel();
         lock(&self.running).insert(unique, Some(interrupt));
         let running = self.running.clone();
@@ -79,16 +86,7 @@ impl Tasks {
             };
             // Before the answer: the kernel may use the number again right after it.
             lock(&running).remove(&unique);
-            match outcome {
-                Ok(value) => answer(reply, value),
-                Err(error) => {
-                    let errno = error.errno();
-                    if errno == libc::EIO {
-                        tracing::warn!(%error, "a request failed");
-                    }
-                    reply.refuse(errno);
-                }
-            }
+            finish(reply, outcome, answer);
         });
     }
 
@@ -175,6 +173,20 @@ impl ReadRoom {
 
 fn permits(bytes: usize) -> u32 {
     u32::try_from(bytes.min(DATA_BYTES_MAX)).unwrap_or(u32::MAX)
+}
+
+/// Answers a request.
+fn finish<R: Refuse, T>(reply: R, outcome: Result<T, FsError>, answer: impl FnOnce(R, T)) {
+    match outcome {
+        Ok(value) => answer(reply, value),
+        Err(error) => {
+            let errno = error.errno();
+            if errno == libc::EIO {
+                tracing::warn!(%error, "a request failed");
+            }
+            reply.refuse(errno);
+        }
+    }
 }
 
 /// Ends when the request has to.

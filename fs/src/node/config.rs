@@ -62,8 +62,8 @@ impl Default for Limits {
             journal_segment_bytes: 8 << 20,
             journal_entries_max: 200_000,
             engine_cache_bytes_max: 8 << 20,
-            engine_buffer_bytes_max: 4 << 20,
-            inflight_bytes_max: 8 << 20,
+            engine_buffer_bytes_max: 2 << 20,
+            inflight_bytes_max: 4 << 20,
             inflight_proposals_max: 512,
             reserve_percent: 3,
         }

@@ -465,11 +465,7 @@ fn share(
             transport: Arc::new(transport),
             payloads: Arc::new(JournalPayloads(Arc::clone(&storage.journal))),
         },
-        PlaneOptions {
-            inflight_bytes_max: 8 << 20,
-            laggard_bytes_max: 4 << 20,
-            ..PlaneOptions::default()
-        },
+        PlaneOptions::default(),
     );
     let journal = Arc::clone(&storage.journal);
     Shared {

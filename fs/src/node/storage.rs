@@ -135,7 +135,7 @@ fn open_journal(store: &Store, around: &Surroundings) -> Result<(Arc<Journal>, R
     let options = JournalOptions {
         segment_bytes: limits.journal_segment_bytes,
         must_exist: identity.started,
-        cache_bytes_max: 4 << 20,
+        cache_bytes_max: 2 << 20,
         ..JournalOptions::default()
     };
     let owner = StoreIdentity {
