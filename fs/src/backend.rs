@@ -3,6 +3,8 @@
 //! Two implementations lie on top of each other: the node's own commits every change before it answers;
 //! [`crate::behind::LeasedBackend`] works under leases and commits in batches.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use raftstore::kv::KvError;
@@ -102,6 +104,61 @@ pub trait Backend: Propose {
     /// Why bytes of this file, or changes that were made to it, are lost; told once.
     fn take_error(&self, _ino: Ino) -> Option<BackendError> {
         None
+    }
+
+    /// To be asked before the state is read that the kernel is to know: see [`Backend::lend`].
+    fn moment(&self) -> Moment {
+        Moment::default()
+    }
+
+    /// Lets the kernel answer on its own for what was read of all these inodes since `moment`.
+    fn lend(&self, _inodes: &[Ino], _moment: Moment) -> Loan {
+        Loan::none()
+    }
+}
+
+/// What this node knew and had done at some time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Leases that had come.
+    pub(crate) grants: u64,
+    /// Number of the last change.
+    pub(crate) number: u64,
+}
+
+/// Leases that the kernel may rely on. To be dropped once the kernel has got the answer: its time begins then.
+pub struct Loan {
+    /// How long the kernel may answer from what it was told.
+    pub time: Duration,
+    /// Runs when the loan is dropped.
+    told: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+impl Loan {
+    /// For so long; `told` is called when the kernel has been told.
+    #[must_use]
+    pub fn new(time: Duration, told: Box<dyn FnOnce() + Send + Sync>) -> Self {
+        Self {
+            time,
+            told: Some(told),
+        }
+    }
+
+    /// The kernel must ask each time.
+    #[must_use]
+    pub fn none() -> Self {
+        Self {
+            time: Duration::ZERO,
+            told: None,
+        }
+    }
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        if let Some(told) = self.told.take() {
+            told();
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Io {
     pub read_bytes: u64,
     /// Bytes that the process caused to be written to a medium.
     pub write_bytes: u64,
+    /// Its calls of read(2): each of the kernel's requests takes one.
+    pub read_calls: u64,
 }
 
 impl Node {
@@ -327,6 +329,7 @@ impl Node {
         Io {
             read_bytes: proc_field(&file, "read_bytes:"),
             write_bytes: proc_field(&file, "write_bytes:"),
+            read_calls: proc_field(&file, "syscr:"),
         }
     }
 

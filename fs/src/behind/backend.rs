@@ -15,13 +15,16 @@ use super::core::{Attempt, Core, Wish, shared};
 use super::dirty::Unflushed;
 use super::pending::Files;
 use super::{BehindOptions, Upper};
-use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Propose, SyncWhat};
+use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Loan, Moment, Propose, SyncWhat};
 use crate::lease::{Lease, REQUEST_LEASES_MAX};
 
 /// Inode numbers that are reserved at a time.
 const NUMBERS: u32 = 4096;
 /// Who waits looks again after this time at the latest.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The kernel counts a loan's time from when the thread that asked goes on, which is after it was answered.
+const LENT_MARGIN: Duration = Duration::from_millis(50);
 
 /// What the parts of a leased backend share.
 pub(super) struct Shared {
@@ -103,7 +106,7 @@ impl Shared {
             let mut core = self.core();
             let (message, answer) = core.leases.request(leases);
             core.tell(message);
-            if let Some(release) = core.evict(self.options.leases_max) {
+            if let Some(release) = core.evict(self.options.leases_max, self.now()) {
                 core.tell(release);
             }
             answer
@@ -402,6 +405,30 @@ impl Backend for LeasedBackend {
 
     fn take_error(&self, ino: Ino) -> Option<BackendError> {
         self.shared.core().take_error(ino)
+    }
+
+    fn moment(&self) -> Moment {
+        let core = self.shared.core();
+        Moment {
+            grants: core.leases.grants(),
+            number: core.pending.number(),
+        }
+    }
+
+    fn lend(&self, inodes: &[Ino], moment: Moment) -> Loan {
+        let shared = &self.shared;
+        let time = shared.core().lend(inodes, moment, shared.now());
+        if time.is_zero() {
+            return Loan::none();
+        }
+        let (shared, inodes) = (Arc::clone(shared), inodes.to_vec());
+        let told = move || {
+            let until = shared.now() + time + LENT_MARGIN;
+            if shared.core().leases.lent(&inodes, until) {
+                shared.changed.notify_waiters();
+            }
+        };
+        Loan::new(time, Box::new(told))
     }
 }
 

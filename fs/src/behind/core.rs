@@ -13,7 +13,7 @@ use super::BehindOptions;
 use super::footprint::{self, Way};
 use super::leases::LeaseCache;
 use super::pending::{Batch, Files, Pending};
-use crate::backend::BackendError;
+use crate::backend::{BackendError, Moment};
 use crate::lease::{Lease, LeaseLink, LeaseMode, ToLeader};
 
 /// Inodes whose locks other nodes are known to wait for; forgetting one costs them a poll.
@@ -164,10 +164,21 @@ impl Core {
     }
 
     /// Gives up leases that nobody uses, if there are more than `leases_max`.
-    pub(super) fn evict(&mut self, leases_max: usize) -> Option<ToLeader> {
+    pub(super) fn evict(&mut self, leases_max: usize, now: Duration) -> Option<ToLeader> {
         let pending = &self.pending;
         self.leases
-            .evict(leases_max, |ino, touched| pending.has_any_of(ino, touched))
+            .evict(leases_max, now, |ino, touched| pending.has_any_of(ino, touched))
+    }
+
+    /// How long the kernel may answer for `inodes` on its own; they are pinned until [`LeaseCache::lent`] unless that is
+    /// no time at all.
+    pub(super) fn lend(&mut self, inodes: &[Ino], moment: Moment, now: Duration) -> Duration {
+        if self.session.is_none() || self.failed.is_some() {
+            return Duration::ZERO;
+        }
+        let longest = self.options.lent_max.min(self.valid_until.saturating_sub(now));
+        self.leases
+            .lend(inodes, (moment.grants, moment.number), now, longest)
     }
 
     /// What the leader cannot be told now, it learns when it is found again.
@@ -355,7 +366,7 @@ impl Core {
         };
         if let (Op::Create { .. }, Reply::Inode(inode)) = (&proposal.op, &reply) {
             self.numbers.start += 1;
-            self.leases.born(inode.ino);
+            self.leases.born(inode.ino, wish.now);
             self.leases
                 .touch(std::iter::once(inode.ino), self.pending.number());
         }

@@ -1,6 +1,7 @@
 //! Which leases this node holds, which it is being asked to give up, and who on it waits for one.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
 use raftstore::meta::Ino;
 use tokio::sync::oneshot;
@@ -9,6 +10,11 @@ use crate::lease::{Lease, LeaseMode, ToLeader};
 
 /// Entries of the eviction order for leases that are gone, before they are swept.
 const ORDER_SLACK: usize = 1024;
+/// The kernel is lent a lease for this part of the time for which nobody else has wanted it. So a conflicting change
+/// waits for at most this part of the time since the last one.
+const LENT_SHARE: u32 = 8;
+/// Less is not worth the trouble.
+const LENT_MIN: Duration = Duration::from_millis(5);
 
 /// A lease that is held.
 #[derive(Debug)]
@@ -22,6 +28,12 @@ struct Held {
     touched: u64,
     /// What others want of it.
     recall: Option<Recall>,
+    /// When it came, counted in grants.
+    grant: u64,
+    /// Nobody else has shown interest in the inode since then, on the monotonic clock.
+    quiet_since: Duration,
+    /// The kernel may answer from its own cache until then.
+    lent_until: Duration,
 }
 
 /// A lease that is on its way back.
@@ -54,6 +66,8 @@ pub(super) struct Granted {
 pub(super) enum Closing {
     /// Somebody still relies on it.
     InUse,
+    /// The kernel does, for so long.
+    Lent(Duration),
     /// Nobody does. Changes up to this number were made under it.
     Ready(u64),
     /// It is not held, or not wanted any more.
@@ -70,6 +84,8 @@ pub(super) struct LeaseCache {
     born: HashSet<Ino>,
     requests: HashMap<u64, Request>,
     next_request: u64,
+    /// Leases that came so far.
+    grants: u64,
 }
 
 impl LeaseCache {
@@ -117,14 +133,56 @@ impl LeaseCache {
         }
     }
 
+    /// Leases that came so far.
+    pub(super) fn grants(&self) -> u64 {
+        self.grants
+    }
+
+    /// For how long the kernel may answer for all of `inodes` on its own, if it begins now; pins them unless that is no
+    /// time at all. They must have been held since `grants` leases had come, and unchanged since change `number`.
+    pub(super) fn lend(
+        &mut self,
+        inodes: &[Ino],
+        (grants, number): (u64, u64),
+        now: Duration,
+        longest: Duration,
+    ) -> Duration {
+        let mut time = longest;
+        for ino in inodes {
+            let Some(held) = self.held.get(ino) else {
+                return Duration::ZERO;
+            };
+            if held.recall.is_some() || held.grant > grants || held.touched > number {
+                return Duration::ZERO;
+            }
+            time = time.min(now.saturating_sub(held.quiet_since) / LENT_SHARE);
+        }
+        if time < LENT_MIN {
+            return Duration::ZERO;
+        }
+        self.pin(inodes);
+        time
+    }
+
+    /// The kernel knows, until then. Ends what [`LeaseCache::lend`] began; whether somebody may be waiting for that.
+    pub(super) fn lent(&mut self, inodes: &[Ino], until: Duration) -> bool {
+        for ino in inodes {
+            if let Some(held) = self.held.get_mut(ino) {
+                held.lent_until = held.lent_until.max(until);
+            }
+        }
+        self.unpin(inodes)
+    }
+
     /// An inode that was made here, and that nobody else can know.
-    pub(super) fn born(&mut self, ino: Ino) {
+    pub(super) fn born(&mut self, ino: Ino, now: Duration) {
         self.insert(
             Lease {
                 ino,
                 mode: LeaseMode::Exclusive,
             },
             0,
+            now,
         );
         self.born.insert(ino);
     }
@@ -138,11 +196,13 @@ impl LeaseCache {
         Some(ToLeader::Claim { inodes })
     }
 
-    fn insert(&mut self, lease: Lease, since: u64) {
+    fn insert(&mut self, lease: Lease, since: u64, now: Duration) {
+        self.grants += 1;
         match self.held.get_mut(&lease.ino) {
             Some(held) => {
                 held.mode = held.mode.max(lease.mode);
                 held.since = held.since.max(since);
+                held.quiet_since = now;
             }
             None => {
                 if self.order.len() > 2 * self.held.len() + ORDER_SLACK {
@@ -158,6 +218,9 @@ impl LeaseCache {
                     pins: 0,
                     touched: 0,
                     recall: None,
+                    grant: self.grants,
+                    quiet_since: now,
+                    lent_until: Duration::ZERO,
                 };
                 self.held.insert(lease.ino, held);
             }
@@ -182,12 +245,12 @@ impl LeaseCache {
 
     /// The leader has granted a request: whoever waits for it gets the leases pinned. A grant that nobody waits for
     /// any more is a lease all the same.
-    pub(super) fn granted(&mut self, id: u64, since: u64) {
+    pub(super) fn granted(&mut self, id: u64, since: u64, now: Duration) {
         let Some(request) = self.requests.remove(&id) else {
             return;
         };
         for lease in &request.leases {
-            self.insert(*lease, since);
+            self.insert(*lease, since, now);
         }
         let inodes: Vec<Ino> = request.leases.iter().map(|lease| lease.ino).collect();
         self.pin(&inodes);
@@ -217,14 +280,17 @@ impl LeaseCache {
         }
     }
 
-    /// From now on nobody may begin to use a lease that is recalled.
-    pub(super) fn close(&mut self, ino: Ino) -> Closing {
+    /// From now on nobody may begin to use a lease that is recalled. What is kept shared, the kernel may go on to know.
+    pub(super) fn close(&mut self, ino: Ino, now: Duration) -> Closing {
         let Some(held) = self.held.get_mut(&ino) else {
             return Closing::Gone;
         };
         let Some(recall) = &mut held.recall else {
             return Closing::Gone;
         };
+        if recall.keep.is_none() && held.lent_until > now {
+            return Closing::Lent(held.lent_until - now);
+        }
         recall.closing = true;
         if held.pins > 0 {
             return Closing::InUse;
@@ -240,9 +306,10 @@ impl LeaseCache {
     }
 
     /// A recalled lease has come to its end.
-    pub(super) fn release(&mut self, ino: Ino) -> Option<ToLeader> {
+    pub(super) fn release(&mut self, ino: Ino, now: Duration) -> Option<ToLeader> {
         let held = self.held.get_mut(&ino)?;
         let keep = held.recall.take()?.keep.filter(|keep| *keep < held.mode);
+        held.quiet_since = now;
         match keep {
             Some(mode) => held.mode = mode,
             None => {
@@ -259,6 +326,7 @@ impl LeaseCache {
     pub(super) fn evict(
         &mut self,
         leases_max: usize,
+        now: Duration,
         is_pending: impl Fn(Ino, u64) -> bool,
     ) -> Option<ToLeader> {
         let mut leases = Vec::new();
@@ -271,7 +339,8 @@ impl LeaseCache {
             let Some(held) = self.held.get(&ino) else {
                 continue;
             };
-            if held.pins > 0 || held.recall.is_some() || is_pending(ino, held.touched) {
+            let in_use = held.pins > 0 || held.lent_until > now;
+            if in_use || held.recall.is_some() || is_pending(ino, held.touched) {
                 self.order.push_back(ino);
                 continue;
             }
@@ -310,5 +379,63 @@ impl LeaseCache {
         self.order.clear();
         self.born.clear();
         self.requests.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONGEST: Duration = Duration::from_millis(250);
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// A lease for reading, granted at a moment.
+    fn lease(cache: &mut LeaseCache, ino: Ino, at: Duration) {
+        let mode = LeaseMode::Shared;
+        let (_, _) = cache.request(vec![Lease { ino, mode }]);
+        cache.granted(cache.next_request, 0, at);
+    }
+
+    #[test]
+    fn the_kernel_is_lent_what_others_have_left_alone() {
+        let mut cache = LeaseCache::default();
+        lease(&mut cache, 1, ms(0));
+        let moment = (cache.grants(), 0);
+        assert_eq!(cache.lend(&[1], moment, ms(32), LONGEST), Duration::ZERO);
+        assert_eq!(cache.lend(&[1], moment, ms(80), LONGEST), ms(10));
+        assert_eq!(cache.lend(&[1], moment, ms(9000), LONGEST), LONGEST);
+        assert_eq!(cache.lend(&[1, 2], moment, ms(9000), LONGEST), Duration::ZERO);
+        // It came after what the kernel is to be told was looked up.
+        lease(&mut cache, 2, ms(0));
+        assert_eq!(cache.lend(&[1, 2], moment, ms(9000), LONGEST), Duration::ZERO);
+        // It was changed after that.
+        cache.touch([1].into_iter(), 7);
+        let moment = (cache.grants(), 6);
+        assert_eq!(cache.lend(&[1], moment, ms(9000), LONGEST), Duration::ZERO);
+        assert_eq!(cache.lend(&[2], moment, ms(9000), LONGEST), LONGEST);
+    }
+
+    #[test]
+    fn a_lease_stays_until_the_kernel_has_forgotten() {
+        let mut cache = LeaseCache::default();
+        lease(&mut cache, 1, ms(0));
+        let moment = (cache.grants(), 0);
+        assert_eq!(cache.lend(&[1], moment, ms(1600), LONGEST), ms(200));
+        assert!(cache.recalled(1, Some(LeaseMode::Shared)));
+        assert_eq!(cache.lend(&[1], moment, ms(1600), LONGEST), Duration::ZERO);
+        // The answer is on its way.
+        assert_eq!(cache.close(1, ms(1600)), Closing::InUse);
+        assert!(cache.lent(&[1], ms(1800)));
+        // Others may read meanwhile, but not change it.
+        assert_eq!(cache.close(1, ms(1700)), Closing::Ready(0));
+        assert!(!cache.recalled(1, None));
+        assert_eq!(cache.close(1, ms(1700)), Closing::Lent(ms(100)));
+        assert!(cache.evict(0, ms(1700), |_, _| false).is_none());
+        assert_eq!(cache.close(1, ms(1800)), Closing::Ready(0));
+        assert!(cache.release(1, ms(1800)).is_some());
+        assert_eq!(cache.close(1, ms(1800)), Closing::Gone);
     }
 }

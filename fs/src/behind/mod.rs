@@ -49,6 +49,8 @@ pub struct BehindOptions {
     pub chunk_writes_max: usize,
     /// Leases that this node holds at most.
     pub leases_max: usize,
+    /// The kernel answers on its own for at most so long after it was told something.
+    pub lent_max: Duration,
 }
 
 impl Default for BehindOptions {
@@ -63,6 +65,7 @@ impl Default for BehindOptions {
             chunk_bytes_max: 1 << 20,
             chunk_writes_max: 3,
             leases_max: 6_144,
+            lent_max: Duration::from_millis(250),
         }
     }
 }

@@ -42,7 +42,8 @@ impl LeaseHolder for Holder {
     }
 
     fn granted(&self, id: u64, log_index: u64) {
-        self.shared().core().leases.granted(id, log_index);
+        let now = self.shared().now();
+        self.shared().core().leases.granted(id, log_index, now);
         self.shared().changed.notify_waiters();
     }
 
@@ -99,21 +100,12 @@ async fn give_up(shared: Arc<Shared>, ino: Ino) {
         }
         let mut changed = std::pin::pin!(shared.changed.notified());
         changed.as_mut().enable();
-        let closing = shared.core().leases.close(ino);
-        match closing {
-            Closing::Gone => return,
-            Closing::InUse => changed.await,
-            Closing::Ready(dirty) => {
-                tries += 1;
-                let pages = shared.upper().is_some_and(|upper| upper.may_have_pages(ino));
-                if pages && tries < FORGET_TRIES {
-                    shared.core().leases.reopen(ino);
-                    shared.changed.notify_waiters();
-                    continue;
-                }
-                if !shared.core().pending.has_any_of(ino, dirty) {
-                    break;
-                }
+        match shared.step_down(ino, tries < FORGET_TRIES) {
+            Step::Gone => break,
+            Step::Again => tries += 1,
+            Step::InUse => changed.await,
+            Step::Lent(time) => tokio::time::sleep(time).await,
+            Step::Flush => {
                 let files = Files::These(std::iter::once(ino).collect());
                 if let Err(error) = shared.flush(&files).await {
                     tracing::warn!(ino, %error, "a lease goes before its changes were committed");
@@ -122,15 +114,52 @@ async fn give_up(shared: Arc<Shared>, ino: Ino) {
             }
         }
     }
-    {
-        let mut core = shared.core();
+    shared.changed.notify_waiters();
+}
+
+/// What is to be done before a recalled lease can go.
+enum Step {
+    /// Nothing: it is gone.
+    Gone,
+    /// The kernel has got pages again.
+    Again,
+    /// Whoever relies on it must end.
+    InUse,
+    /// The kernel relies on it for so long.
+    Lent(Duration),
+    /// What was done under it must be committed.
+    Flush,
+}
+
+impl Shared {
+    /// Gives a recalled lease back, if nothing stands against it.
+    fn step_down(&self, ino: Ino, mind_pages: bool) -> Step {
+        let now = self.now();
+        let mut core = self.core();
+        let number = match core.leases.close(ino, now) {
+            Closing::Gone => return Step::Gone,
+            Closing::InUse => return Step::InUse,
+            Closing::Lent(time) => return Step::Lent(time),
+            Closing::Ready(number) => number,
+        };
+        // Nobody can get more of them now.
+        let pages = self.upper().is_some_and(|upper| upper.may_have_pages(ino));
+        if pages && mind_pages {
+            core.leases.reopen(ino);
+            drop(core);
+            self.changed.notify_waiters();
+            return Step::Again;
+        }
+        if core.pending.has_any_of(ino, number) {
+            return Step::Flush;
+        }
         // Before anyone can find them by a name that this lease has covered.
         if let Some(claim) = core.leases.claim() {
             core.tell(claim);
         }
-        if let Some(release) = core.leases.release(ino) {
+        if let Some(release) = core.leases.release(ino, now) {
             core.tell(release);
         }
+        Step::Gone
     }
-    shared.changed.notify_waiters();
 }

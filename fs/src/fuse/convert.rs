@@ -141,17 +141,46 @@ pub(super) fn open_flags(flags: i32, kill_suid_sgid: bool) -> OpenFlags {
     }
 }
 
+/// Whether the kernel may keep an inode's attributes. It does not learn that a write took these bits away.
+pub(super) fn may_keep(inode: &Inode) -> bool {
+    inode.kind == FileKind::Directory || inode.mode & 0o6000 == 0
+}
+
+/// An inode number that tells the kernel that a name does not exist.
+const NOTHING: INodeNo = INodeNo(0);
+
+/// What a look-up answers if there is no such name.
+pub(super) fn no_entry() -> FileAttr {
+    FileAttr {
+        ino: NOTHING,
+        size: 0,
+        blocks: 0,
+        atime: SystemTime::UNIX_EPOCH,
+        mtime: SystemTime::UNIX_EPOCH,
+        ctime: SystemTime::UNIX_EPOCH,
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
 /// How the kernel is to treat an open file.
 ///
-/// With `direct`, reads and writes pass its cache by: each must ask the cluster anyway, the kernel's idea of the
-/// file's size is not to be trusted, and one request does where the cache would need two. Mappings still use the
-/// cache. Kernels before 6.6 cannot map such a file shared; there the cache stays, and is checked by mtime.
+/// What is opened for reading only is read through its page cache, which it checks by size and mtime whenever the file's
+/// attributes are not lent to it. With `direct`, files that are opened for writing pass by it: the kernel trusts its own
+/// idea of a file's end, and after each write it would forget all pages of the file anyway. Mappings still use
+/// the cache. Kernels before 6.6 cannot map such a file shared; there, only what is appended passes by the cache.
 pub(super) fn fopen_flags(flags: i32, direct: bool) -> FopenFlags {
-    let appends = flags & libc::O_APPEND != 0 && flags & libc::O_ACCMODE != libc::O_RDONLY;
-    if direct || flags & libc::O_DIRECT != 0 {
+    let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+    if flags & libc::O_DIRECT != 0 || (direct && writes) {
         FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
-    } else if appends {
-        // The kernel takes the end of the file from its cache; the bytes must not be put there.
+    } else if writes && flags & libc::O_APPEND != 0 {
         FopenFlags::FOPEN_DIRECT_IO
     } else {
         FopenFlags::FOPEN_KEEP_CACHE

@@ -22,9 +22,12 @@ use tokio::sync::Notify;
 use super::convert;
 use super::reply::Refuse;
 use super::tasks::{Patience, Tasks};
-use crate::posix::{Caller, FsError, LockRange, LockRequest, Seek, Vfs, WriteRequest, XATTR_LIST_BYTES_MAX};
+use crate::backend::Loan;
+use crate::posix::{
+    Caller, DirEntry, FsError, LockRange, LockRequest, Seek, Vfs, WriteRequest, XATTR_LIST_BYTES_MAX,
+};
 
-/// Nothing may be answered from the kernel's cache without asking.
+/// What was just changed is asked for again.
 const TTL: Duration = Duration::ZERO;
 /// Inode numbers are never used again.
 const GENERATION: Generation = Generation(0);
@@ -58,7 +61,7 @@ const CAPABILITIES: [InitFlags; 15] = [
 pub(super) struct BrambleFilesystem {
     vfs: Arc<Vfs>,
     tasks: Tasks,
-    /// Whether files are read and written past the kernel's cache.
+    /// Whether files that are opened for writing pass by the kernel's cache.
     direct: bool,
 }
 
@@ -88,7 +91,7 @@ impl BrambleFilesystem {
             .serve(req.unique().0, Patience::Some, reply, work, answer);
     }
 
-    /// Serves a request whose answer is a name's inode.
+    /// Serves a request whose answer is the inode of a name that was made.
     fn serve_entry<F>(&self, req: &Request, reply: ReplyEntry, work: impl FnOnce(Arc<Vfs>) -> F)
     where
         F: Future<Output = Result<Inode, FsError>> + Send + 'static,
@@ -196,15 +199,43 @@ impl Filesystem for BrambleFilesystem {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = owned(name);
-        self.serve_entry(req, reply, |vfs| async move { vfs.lookup(parent.0, &name).await });
+        self.serve(
+            req,
+            reply,
+            |vfs| async move {
+                let moment = vfs.moment();
+                match settled(vfs.clone(), vfs.lookup(parent.0, &name)).await {
+                    Ok(inode) if convert::may_keep(&inode) => {
+                        let loan = vfs.lend(&[parent.0, inode.ino], moment);
+                        Ok((Some(inode), loan))
+                    }
+                    Ok(inode) => Ok((Some(inode), Loan::none())),
+                    Err(FsError::Refused(Refusal::NotFound)) => Ok((None, vfs.lend(&[parent.0], moment))),
+                    Err(error) => Err(error),
+                }
+            },
+            |reply, (inode, loan)| {
+                let attributes = inode.map_or_else(convert::no_entry, |inode| convert::attributes(&inode));
+                reply.entry(&loan.time, &attributes, GENERATION);
+            },
+        );
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.serve(
             req,
             reply,
-            |vfs| settled(vfs.clone(), async move { vfs.getattr(ino.0).await }),
-            |reply, inode| reply.attr(&TTL, &convert::attributes(&inode)),
+            |vfs| async move {
+                let moment = vfs.moment();
+                let inode = settled(vfs.clone(), vfs.getattr(ino.0)).await?;
+                let loan = if convert::may_keep(&inode) {
+                    vfs.lend(&[ino.0], moment)
+                } else {
+                    Loan::none()
+                };
+                Ok((inode, loan))
+            },
+            |reply, (inode, loan)| reply.attr(&loan.time, &convert::attributes(&inode)),
         );
     }
 
@@ -508,16 +539,31 @@ impl Filesystem for BrambleFilesystem {
         self.serve(
             req,
             reply,
-            |vfs| {
-                settled(vfs.clone(), async move {
-                    vfs.read_dir_plus(ino.0, cookie, DIR_ENTRIES_MAX).await
-                })
+            |vfs| async move {
+                let moment = vfs.moment();
+                let entries = settled(vfs.clone(), vfs.read_dir_plus(ino.0, cookie, DIR_ENTRIES_MAX)).await?;
+                let lend = |(_, inode): &(DirEntry, Inode)| {
+                    if convert::may_keep(inode) {
+                        vfs.lend(&[ino.0, inode.ino], moment)
+                    } else {
+                        Loan::none()
+                    }
+                };
+                let loans: Vec<Loan> = entries.iter().map(lend).collect();
+                Ok((entries, loans))
             },
-            |mut reply, entries| {
-                for (entry, inode) in entries {
+            |mut reply, (entries, loans)| {
+                for ((entry, inode), loan) in entries.iter().zip(&loans) {
                     let name = OsStr::from_bytes(&entry.name);
-                    let attr = convert::attributes(&inode);
-                    if reply.add(INodeNo(entry.ino), entry.cookie, name, &TTL, &attr, GENERATION) {
+                    let attr = convert::attributes(inode);
+                    if reply.add(
+                        INodeNo(entry.ino),
+                        entry.cookie,
+                        name,
+                        &loan.time,
+                        &attr,
+                        GENERATION,
+                    ) {
                         break;
                     }
                 }

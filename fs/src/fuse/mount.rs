@@ -17,6 +17,9 @@ const NAME: &str = "bramble";
 /// The kernel's side of FUSE.
 const DEVICE: &str = "/dev/fuse";
 
+/// As much as one request may ask for.
+const READ_AHEAD_BYTES: u64 = 1 << 20;
+
 /// How to mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MountOptions {
@@ -101,6 +104,9 @@ pub fn mount(
     let notifier = notifier::spawn(session.notifier(), vfs.invalidations().clone())
         .map_err(|error| explain(&path, &error))?;
     let session = session.spawn().map_err(|error| explain(&path, &error))?;
+    if let Err(error) = mount_point::set_read_ahead(&path, READ_AHEAD_BYTES) {
+        tracing::debug!(%error, "the kernel's read-ahead stays as it is");
+    }
     Ok(MountHandle {
         path,
         vfs,

@@ -29,8 +29,8 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
     let absolute = path
         .canonicalize()
         .map_err(|error| MountError::Unusable(path.to_owned(), error.to_string()))?;
-    if let Some(kind) = mounted_on(&absolute) {
-        return Err(MountError::Busy(absolute, kind));
+    if let Some(mounted) = mounted_on(&absolute) {
+        return Err(MountError::Busy(absolute, mounted.kind));
     }
     Ok(absolute)
 }
@@ -41,17 +41,42 @@ pub(super) fn detach(path: &Path) -> Result<(), MountError> {
         .map_err(|error| MountError::Unusable(path.to_owned(), error.to_string()))
 }
 
-/// Filesystem type of what is mounted exactly there, if anything is.
-fn mounted_on(path: &Path) -> Option<String> {
+/// Lets the kernel read ahead so much of a file that is read from its beginning to its end. The kernel's default is
+/// smaller than a chunk. Must not ask the filesystem that is mounted: it may have to wait for a quorum.
+pub(super) fn set_read_ahead(path: &Path, bytes: u64) -> io::Result<()> {
+    let mounted = mounted_on(path).ok_or(io::ErrorKind::NotFound)?;
+    #[expect(clippy::disallowed_methods, reason = "a setting of the kernel")]
+    std::fs::write(
+        format!("/sys/class/bdi/{}/read_ahead_kb", mounted.device),
+        (bytes >> 10).to_string(),
+    )
+}
+
+/// Something that is mounted.
+#[derive(Debug, PartialEq, Eq)]
+struct Mounted {
+    /// Numbers of its device, as sysfs writes them.
+    device: String,
+    /// Filesystem type.
+    kind: String,
+}
+
+/// What is mounted exactly there, if anything is.
+fn mounted_on(path: &Path) -> Option<Mounted> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     table.lines().rev().find_map(|line| parse(line, path))
 }
 
-/// The filesystem type in a line of mountinfo, if its mount point is `path`.
-fn parse(line: &str, path: &Path) -> Option<String> {
+/// What a line of mountinfo tells, if its mount point is `path`.
+fn parse(line: &str, path: &Path) -> Option<Mounted> {
     let (mount, filesystem) = line.split_once(" - ")?;
-    let point = unescape(mount.split(' ').nth(4)?);
-    (Path::new(&point) == path).then(|| filesystem.split(' ').next().unwrap_or_default().to_owned())
+    let mut fields = mount.split(' ').skip(2);
+    let device = fields.next()?;
+    let point = unescape(fields.nth(1)?);
+    (Path::new(&point) == path).then(|| Mounted {
+        device: device.to_owned(),
+        kind: filesystem.split(' ').next().unwrap_or_default().to_owned(),
+    })
 }
 
 /// Blanks, tabs, newlines and backslashes stand there as three octal digits.
@@ -70,10 +95,8 @@ mod tests {
     #[test]
     fn a_mount_is_found_by_its_point() {
         let line = "36 35 98:0 / /mnt/a\\040b rw,noatime shared:1 - fuse.bramble bramble rw,user_id=0";
-        assert_eq!(
-            parse(line, Path::new("/mnt/a b")).as_deref(),
-            Some("fuse.bramble")
-        );
+        let found = parse(line, Path::new("/mnt/a b")).unwrap();
+        assert_eq!((&*found.device, &*found.kind), ("98:0", "fuse.bramble"));
         assert_eq!(parse(line, Path::new("/mnt/a")), None);
         assert_eq!(parse("nonsense", Path::new("/mnt")), None);
     }

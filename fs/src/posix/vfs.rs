@@ -13,7 +13,7 @@ use raftstore::meta::{
 
 use super::lock_table::{Changer, LockTable};
 use super::{FsError, Invalidations, OpenInodes};
-use crate::backend::{Backend, BackendError, ClusterSpace, SyncWhat};
+use crate::backend::{Backend, BackendError, ClusterSpace, Loan, Moment, SyncWhat};
 use crate::behind::Upper;
 
 /// How often a look-up is repeated if what it found is gone again.
@@ -196,6 +196,18 @@ impl Vfs {
         self.backend
             .take_error(ino)
             .map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// To be asked before what the kernel is to know is looked up.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        self.backend.moment()
+    }
+
+    /// How long the kernel may answer on its own for what was looked up of these inodes since `moment`.
+    #[must_use]
+    pub fn lend(&self, inodes: &[Ino], moment: Moment) -> Loan {
+        self.backend.lend(inodes, moment)
     }
 
     /// A handle that was never given out before.

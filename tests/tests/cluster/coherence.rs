@@ -3,6 +3,9 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bramble_tests::{Cluster, Seed, brief_or_full};
 use rand::{Rng as _, RngCore as _};
@@ -184,6 +187,83 @@ fn a_replaced_file_that_is_open_keeps_its_bytes() {
     open.read_exact_at(&mut found, 0).unwrap();
     assert_eq!(&found, b"old bytes");
     assert_eq!(fs::read(a.join("file")).unwrap(), b"new bytes");
+}
+
+/// Something that is done in a directory, and what it is called.
+type Change = (&'static str, fn(&Path));
+
+/// In a tree that nobody has changed for a while, the kernel answers without asking; another node's change ends that.
+#[test]
+fn what_the_kernel_answers_by_itself_is_never_old() {
+    let cluster = Cluster::shared("kernel");
+    let (here, there) = (cluster.dir(0), cluster.dir(1));
+    let changes: [Change; 6] = [
+        ("write", |dir| {
+            fs::write(dir.join("file"), b"a longer text").unwrap()
+        }),
+        ("replace", |dir| {
+            fs::write(dir.join("new"), b"new").unwrap();
+            fs::rename(dir.join("new"), dir.join("file")).unwrap();
+        }),
+        ("chmod", |dir| {
+            fs::set_permissions(dir.join("file"), fs::Permissions::from_mode(0o640)).unwrap();
+        }),
+        ("remove", |dir| fs::remove_file(dir.join("file")).unwrap()),
+        ("make", |dir| {
+            fs::write(dir.join("missing"), b"no longer").unwrap()
+        }),
+        ("move", |dir| {
+            fs::rename(dir, dir.with_extension("moved")).unwrap()
+        }),
+    ];
+    for (name, change) in changes {
+        let (here, there) = (here.join(name), there.join(name));
+        fs::create_dir(&there).unwrap();
+        fs::write(there.join("file"), b"text").unwrap();
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // Keeps the kernel's knowledge fresh until the change, and while it is made.
+            let hammer = scope.spawn(|| {
+                let open = File::open(here.join("file")).unwrap();
+                let mut asked = 0_u64;
+                while !ended.load(Ordering::Relaxed) {
+                    drop(stats(&here));
+                    let _ = open.read_at(&mut [0; 100], 0);
+                    asked += 4;
+                }
+                asked
+            });
+            std::thread::sleep(Duration::from_secs(2));
+            let requests = cluster.node(0).io().read_calls;
+            std::thread::sleep(Duration::from_millis(500));
+            let requests = cluster.node(0).io().read_calls - requests;
+            let before = look(&here);
+            change(&there);
+            let (found, expected) = (look(&here), look(&there));
+            ended.store(true, Ordering::Relaxed);
+            let asked = hammer.join().unwrap();
+            assert_ne!(before, found, "{name}: done on one node, not seen on another");
+            assert_eq!(found, expected, "{name}: seen differently on two nodes");
+            // A fifth of the time at most was measured.
+            assert!(
+                requests < asked / 20,
+                "{name}: the kernel was to answer by itself, but sent {requests} requests in 0.5 s of {asked} in all"
+            );
+        });
+    }
+}
+
+/// What can be seen of `dir`, as text.
+fn look(dir: &Path) -> ([String; 3], String) {
+    let text = fs::read(dir.join("file")).map_err(|error| error.to_string());
+    (stats(dir), format!("{text:?}"))
+}
+
+fn stats(dir: &Path) -> [String; 3] {
+    ["file", "missing", "."].map(|name| match fs::metadata(dir.join(name)) {
+        Ok(meta) => format!("{} {} {:o}", meta.ino(), meta.len(), meta.mode()),
+        Err(error) => error.to_string(),
+    })
 }
 
 fn rw(path: &std::path::Path) -> File {
