@@ -14,7 +14,7 @@ use super::footprint::{self, Way};
 use super::leases::LeaseCache;
 use super::pending::{Batch, Files, Pending};
 use crate::backend::{BackendError, Moment};
-use crate::lease::{Lease, LeaseLink, LeaseMode, ToLeader};
+use crate::lease::{HolderStatus, Lease, LeaseLink, LeaseMode, ToLeader};
 
 /// Inodes whose locks other nodes are known to wait for; forgetting one costs them a poll.
 const WANTED_MAX: usize = 1024;
@@ -384,6 +384,21 @@ impl Core {
                 .pending
                 .since()
                 .is_some_and(|since| now.saturating_sub(since) >= options.age_max)
+    }
+
+    /// What is held and pending, for people.
+    pub(super) fn status(&self, now: Duration) -> HolderStatus {
+        let (shared, exclusive) = self.leases.counts();
+        let oldest = self.pending.oldest();
+        HolderStatus {
+            shared,
+            exclusive,
+            pending_bytes: self.pending.written_bytes(),
+            pending_changes: self.pending.queued(),
+            oldest: oldest.map(|at| now.saturating_sub(at)),
+            batch_bytes: self.options.background_bytes,
+            inline_bytes_max: self.options.inline_bytes_max,
+        }
     }
 
     /// Asks for a flush of the queue and of these files' bytes; a number that tells when it is done.

@@ -259,6 +259,13 @@ impl LeaseCache {
         }
     }
 
+    /// How many are held, shared and exclusive.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let modes = self.held.values().map(|held| held.mode);
+        let exclusive = modes.filter(|mode| *mode == LeaseMode::Exclusive).count();
+        (self.held.len() - exclusive, exclusive)
+    }
+
     pub(super) fn holds(&self, ino: Ino) -> bool {
         self.held.contains_key(&ino)
     }

@@ -104,6 +104,11 @@ impl Pending {
         self.dirty_bytes
     }
 
+    /// The files' bytes themselves.
+    pub(super) fn written_bytes(&self) -> usize {
+        self.dirty.values().map(DirtyFile::bytes).sum()
+    }
+
     /// Memory for the queue and what it makes of the state, an estimate.
     pub(super) fn queue_bytes(&self) -> usize {
         self.overlay.bytes() + self.queue.len() * QUEUED_BYTES
@@ -119,7 +124,13 @@ impl Pending {
         touched > self.committed || self.dirty.contains_key(&ino)
     }
 
-    /// When the oldest pending change was made.
+    /// When the oldest change was made that is not committed.
+    pub(super) fn oldest(&self) -> Option<Duration> {
+        let queued = self.queue.front().map(|queued| queued.at);
+        self.dirty.values().map(DirtyFile::oldest).chain(queued).min()
+    }
+
+    /// When the oldest change was made that is to be pushed: bytes of files that are on their way do not count.
     pub(super) fn since(&self) -> Option<Duration> {
         let queued = self.queue.front().map(|queued| queued.at);
         let written = self.dirty.values().filter(|file| file.is_active());
