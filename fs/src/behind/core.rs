@@ -374,6 +374,25 @@ impl Core {
         Ok(Attempt::Done(reply, events))
     }
 
+    /// Forgets what was written to a file that nobody can read any more: it has no name, it is not open here, and no
+    /// other node ever could open it. True if there was any.
+    pub(super) fn forget_unreadable(
+        &mut self,
+        ino: Ino,
+        is_open: impl FnOnce() -> bool,
+    ) -> Result<bool, KvError> {
+        if !self.pending.is_dirty(ino) || !self.leases.is_own(ino) {
+            return Ok(false);
+        }
+        // In this order: whoever saw a name had told before that it is being opened.
+        let unnamed = self.reader.inode(ino)?.is_none_or(|inode| inode.nlink == 0);
+        let unreadable = unnamed && !is_open();
+        if unreadable {
+            self.pending.forget_bytes(ino);
+        }
+        Ok(unreadable)
+    }
+
     /// Whether what is pending should be pushed without being asked for.
     pub(super) fn is_due(&self, now: Duration) -> bool {
         let options = &self.options;

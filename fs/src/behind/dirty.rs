@@ -235,6 +235,16 @@ impl DirtyFile {
         self.flushing.as_ref()
     }
 
+    /// Nobody will read what is not on its way yet.
+    pub(super) fn forget(&mut self) {
+        self.active = Layer::default();
+    }
+
+    /// Whether nothing is left of it.
+    pub(super) fn is_clean(&self) -> bool {
+        self.flushing.is_none() && self.active.is_empty()
+    }
+
     /// What was taken is committed, or lost.
     pub(super) fn flushed(&mut self) {
         self.flushing = None;

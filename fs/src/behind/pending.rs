@@ -217,6 +217,24 @@ impl Pending {
         self.dirty_bytes = self.dirty_bytes + file.cost_bytes() - before;
     }
 
+    /// Forgets the bytes of a file that are not on their way yet.
+    pub(super) fn forget_bytes(&mut self, ino: Ino) {
+        let Some(file) = self.dirty.get_mut(&ino) else {
+            return;
+        };
+        let before = file.cost_bytes();
+        file.forget();
+        self.dirty_bytes = self.dirty_bytes + file.cost_bytes() - before;
+        if file.is_clean() {
+            self.dirty.remove(&ino);
+        }
+    }
+
+    /// Whether bytes of a file are not committed.
+    pub(super) fn is_dirty(&self, ino: Ino) -> bool {
+        self.dirty.contains_key(&ino)
+    }
+
     /// The files with bytes that are not on their way yet.
     pub(super) fn dirty_files(&self) -> VecDeque<Ino> {
         let active = self.dirty.iter().filter(|(_, file)| file.is_active());
@@ -253,7 +271,8 @@ impl Pending {
             }
         }
         if items.is_empty() && flushes.is_empty() {
-            self.end_flush();
+            // Changes of bytes that are not needed any more were changes, too.
+            self.commit(self.number);
             return Ok(None);
         }
         Ok(Some(Batch {
