@@ -64,6 +64,8 @@ pub(super) enum Plan {
     Push {
         session: SessionId,
         batch: Batch,
+        /// Whether somebody waits for it.
+        asked: bool,
         /// Requests that are answered once it is committed; 0 if none is.
         covers: u64,
     },
@@ -460,6 +462,7 @@ impl Core {
             return Ok(Plan::Push {
                 session,
                 batch,
+                asked: true,
                 covers,
             });
         }
@@ -473,6 +476,7 @@ impl Core {
         Ok(batch.map_or(Plan::Idle, |batch| Plan::Push {
             session,
             batch,
+            asked: false,
             covers: 0,
         }))
     }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use raftstore::clock::SystemClock;
-use raftstore::meta::{Event, MetaStore, Observer, Op, RenameMode, SessionId};
+use raftstore::meta::{Event, MetaStore, Observer, Op, RenameMode, SessionId, Source};
 
 use super::*;
 use crate::backend::{Backend, Propose};
@@ -99,22 +99,26 @@ impl Observer for LocalLeader {
 
 /// A filesystem under leases on one more node of `cluster`.
 pub(super) fn leased_vfs(cluster: &Arc<LocalCluster>, leader: &Arc<LocalLeader>, limits: Limits) -> Arc<Vfs> {
-    leased_node(cluster, leader, limits).1
+    leased_node(cluster, leader, limits, small_batches()).1
+}
+
+fn small_batches() -> BehindOptions {
+    BehindOptions {
+        inline_bytes_max: 256,
+        chunk_bytes_max: 4096,
+        leases_max: 64,
+        ..BehindOptions::default()
+    }
 }
 
 fn leased_node(
     cluster: &Arc<LocalCluster>,
     leader: &Arc<LocalLeader>,
     limits: Limits,
+    options: BehindOptions,
 ) -> (Arc<LeasedBackend>, Arc<Vfs>) {
     let inner = cluster.node().unwrap();
     let session = inner.session();
-    let options = BehindOptions {
-        inline_bytes_max: 256,
-        chunk_bytes_max: 4096,
-        leases_max: 64,
-        ..BehindOptions::default()
-    };
     let store = cluster.store();
     let backend = LeasedBackend::new(
         inner.clone(),
@@ -155,11 +159,46 @@ fn leased_node(
     (backend, vfs)
 }
 
+#[tokio::test]
+async fn what_nobody_waits_for_goes_to_chunks_sooner() {
+    let cluster = cluster();
+    let leader = LocalLeader::new(cluster.store());
+    let is_payload = |ino| {
+        let extents = cluster.reader().extents(ino, 0, u64::MAX, 10).unwrap();
+        assert!(!extents.is_empty());
+        extents.iter().any(|extent| match extent.source {
+            Source::Chunk { id, .. } => id.payload_index().is_some(),
+            Source::Zero => false,
+        })
+    };
+    for (len, age_max, rides) in [
+        (100 << 10, Duration::MAX, true),
+        (100 << 10, Duration::ZERO, false),
+        (10 << 10, Duration::ZERO, true),
+    ] {
+        let options = BehindOptions {
+            age_max,
+            ..BehindOptions::default()
+        };
+        let (backend, vfs) = leased_node(&cluster, &leader, small_limits(), options);
+        let (ino, _) = opened(&vfs, &format!("{len} {age_max:?}")).await;
+        write(&vfs, ino, 0, &vec![7; len]).await;
+        if age_max.is_zero() {
+            while behind::holder(&backend).status().pending_bytes > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        } else {
+            vfs.sync(ino).await.unwrap();
+        }
+        assert_eq!(is_payload(ino), rides, "{len} bytes, {age_max:?}");
+    }
+}
+
 /// Two nodes under leases, the first with its backend.
 fn leased_pair() -> (Arc<LocalCluster>, Arc<LeasedBackend>, Arc<Vfs>, Arc<Vfs>) {
     let cluster = cluster();
     let leader = LocalLeader::new(cluster.store());
-    let (backend, one) = leased_node(&cluster, &leader, small_limits());
+    let (backend, one) = leased_node(&cluster, &leader, small_limits(), small_batches());
     let other = leased_vfs(&cluster, &leader, small_limits());
     (cluster, backend, one, other)
 }
