@@ -59,6 +59,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// As fio reports it: the system's number if there is one.
+    #[must_use]
+    pub fn number(&self) -> i32 {
+        match self {
+            Self::Io { source, .. } => source.raw_os_error().unwrap_or(1),
+            _ => 1,
+        }
+    }
+
     /// For `map_err` on a call with the file `path`.
     pub fn io(doing: &str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let doing = format!("cannot {doing} {}", path.as_ref().display());

@@ -26,6 +26,17 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(Error::io("write", path))
 }
 
+/// Writes a file anew; whoever reads it finds the old text or the new one.
+///
+/// # Errors
+/// With the file's name.
+pub fn replace(path: &Path, text: &str) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    write(temporary.as_ref(), text)?;
+    fs::rename(&temporary, path).map_err(Error::io("write", path))
+}
+
 /// Appends to a file, which is made if it is missing.
 ///
 /// # Errors

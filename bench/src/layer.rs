@@ -5,7 +5,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{Advice, AtFlags, CWD, Dir, FileType, Mode, OFlags, Timespec, Timestamps};
+use rustix::fs::{Advice, AtFlags, CWD, Dir, FileType, Mode, OFlags, RawDir, Timespec, Timestamps};
+
+/// Names are read in pieces of this size, as the C library does.
+const LIST_BYTES: usize = 32 << 10;
 
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -70,6 +73,16 @@ pub trait Files: Send + Sync {
     /// # Errors
     /// As fstatat.
     fn stat(&self, path: &str) -> io::Result<u64>;
+    /// Reads the names in a directory; returns how many there are.
+    ///
+    /// # Errors
+    /// As openat and getdents.
+    fn list(&self, path: &str) -> io::Result<u64>;
+    /// Asks the kernel to drop the names and attributes that it keeps, of all filesystems.
+    ///
+    /// # Errors
+    /// If this is not root.
+    fn drop_names(&self) -> io::Result<()>;
     /// Removes a directory with all that is in it.
     ///
     /// # Errors
@@ -204,6 +217,26 @@ impl Files for Directory {
         Ok(u64::try_from(stat.st_size).unwrap_or(0))
     }
 
+    fn list(&self, path: &str) -> io::Result<u64> {
+        let dir = self.subdirectory(path)?;
+        // One buffer, however large the directory is.
+        let mut buffer = Vec::with_capacity(LIST_BYTES);
+        let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
+        let mut count = 0;
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            count += u64::from(name != b"." && name != b"..");
+        }
+        Ok(count)
+    }
+
+    fn drop_names(&self) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(CWD, "/proc/sys/vm/drop_caches", flags, Mode::empty())?;
+        Ok(rustix::io::write(&file, b"2").map(drop)?)
+    }
+
     fn remove_tree(&self, path: &str) -> io::Result<()> {
         remove_entries(&self.subdirectory(path)?)?;
         Ok(rustix::fs::unlinkat(&self.0, path, AtFlags::REMOVEDIR)?)
@@ -279,3 +312,22 @@ impl OpenFile for SystemFile {
 
 #[cfg(test)]
 pub mod fake;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_names_of_a_large_directory_are_counted() {
+        let temporary = tempfile::tempdir().unwrap();
+        let files = Directory::open(temporary.path()).unwrap();
+        files.mkdir("d").unwrap();
+        assert_eq!(files.list("d").unwrap(), 0);
+        // More than fit into one buffer.
+        for i in 0..2000 {
+            files.open(&format!("d/name-{i}"), Open::FRESH).unwrap();
+        }
+        assert_eq!(files.list("d").unwrap(), 2000);
+        assert_eq!(files.list("e").unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}

@@ -8,8 +8,9 @@ use bramble_bench::clock::{Clock as _, SystemClock};
 use bramble_bench::layer::Directory;
 use bramble_bench::progress::Progress;
 use bramble_bench::report::{Document, compare, html, table};
+use bramble_bench::run::Runner;
 use bramble_bench::suite::Suite;
-use bramble_bench::{Error, Result, files, job, lab, run};
+use bramble_bench::{Error, Result, files, job, lab};
 use clap::{Args, Parser, Subcommand};
 
 /// Benchmarks of directories in fio's terms, and a lab that compares filesystems on slow media.
@@ -97,8 +98,19 @@ fn run_jobs(args: &RunArgs) -> Result<()> {
         return Err(Error::Usage("no job has a name like that".to_owned()));
     }
     let dir = Directory::open(&args.dir).map_err(Error::io("open", &args.dir))?;
-    let outcomes = run::run(&dir, &SystemClock, &jobs, &Progress::new(""))?;
-    let document = Document::new(&outcomes, SystemClock.unix_ms());
+    let mut document = Document::new(&[], SystemClock.unix_ms());
+    let runner = Runner {
+        files: &dir,
+        clock: &SystemClock,
+        observer: &Progress::new(""),
+        limit: None,
+        keep: false,
+    };
+    let ran = runner.run(&jobs, &mut |outcome| {
+        document.add(&outcome);
+        Ok(())
+    });
+    document.date(SystemClock.unix_ms());
     let summary = table::summary(&document);
     print!("{}", summary.text());
     if let Some(path) = &args.json {
@@ -110,7 +122,12 @@ fn run_jobs(args: &RunArgs) -> Result<()> {
         let page = html::page("Benchmark", &note, &[&summary], &[("", &document)]);
         files::write(path, &page)?;
     }
-    Ok(())
+    ran?;
+    let failures: Vec<_> = document.failures().collect();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Usage(failures.join("\n")))
 }
 
 fn compare_reports(args: &CompareArgs) -> Result<()> {

@@ -59,6 +59,18 @@ impl Tally {
         self.series.add(at, 1);
     }
 
+    /// So many operations that were one call: each took its share of the time.
+    fn add_many(&mut self, at: Duration, time: Duration, count: u64) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let each = ns / count.max(1);
+        // Cannot fail: the histogram grows to take any value.
+        let _ = self.latency_ns.record_n(each.max(1), count);
+        self.sum_ns += u128::from(ns);
+        self.min_ns = self.min_ns.min(each);
+        self.max_ns = self.max_ns.max(each);
+        self.series.add(at, count);
+    }
+
     /// So many operations that another program has timed; `series` are theirs over time.
     pub fn add_timed(&mut self, latencies: impl Iterator<Item = (Duration, u64)>, series: Series) {
         for (time, count) in latencies {
@@ -257,6 +269,25 @@ impl<'a> Recorder<'a> {
         Ok(answer)
     }
 
+    /// Does something that is as many reads as it answers, and counts each with its share of the time.
+    ///
+    /// # Errors
+    /// Those of `operation`.
+    pub fn timed_reads<E>(
+        &mut self,
+        operation: impl FnOnce() -> std::result::Result<u64, E>,
+    ) -> std::result::Result<u64, E> {
+        let begin = self.clock.now();
+        let count = operation()?;
+        let end = self.clock.now();
+        let (at, time) = (end.saturating_sub(self.start), end.saturating_sub(begin));
+        if count > 0 {
+            self.stats.read.add_many(at, time, count);
+            self.live.operations.fetch_add(count, Ordering::Relaxed);
+        }
+        Ok(count)
+    }
+
     /// Takes the time of an operation with what belongs to it, if there was one: `work` answers true.
     ///
     /// # Errors
@@ -328,6 +359,25 @@ mod tests {
         other.merge(&series);
         assert_eq!(other.counts.iter().sum::<u64>(), 30_005);
         assert_eq!(other.interval, series.interval);
+    }
+
+    #[test]
+    fn what_one_call_reads_shares_its_time() {
+        let (clock, live) = (FakeClock::default(), Live::default());
+        let mut recorder = Recorder::new(&clock, &live).unwrap();
+        let answer: Result<u64, ()> = recorder.timed_reads(|| {
+            clock.advance(Duration::from_millis(20));
+            Ok(1000)
+        });
+        assert_eq!(
+            (answer, recorder.timed_reads(|| Ok::<_, ()>(0))),
+            (Ok(1000), Ok(0))
+        );
+        let stats = recorder.finish();
+        assert_eq!((stats.read.count(), stats.read.max_ns), (1000, 20_000));
+        assert!((stats.read.mean_ns() - 20_000.0).abs() < 1.0);
+        assert_eq!(stats.read.series.counts, [1000]);
+        assert_eq!(live.operations.load(Ordering::Relaxed), 1000);
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub enum Suite {
     Quick,
     /// All jobs as they are.
     Core,
+    /// Creates, stats and listings with 10,000, 100,000 and 1,000,000 files.
+    Metadata,
 }
 
 impl Suite {
@@ -20,10 +22,13 @@ impl Suite {
     /// # Errors
     /// None: a test reads the files.
     pub fn jobs(self) -> Result<Vec<Job>> {
+        if self == Self::Metadata {
+            return job::parse("metadata.jobs", include_str!("../jobs/metadata.jobs"));
+        }
         let mut jobs = job::parse("core.fio", include_str!("../jobs/core.fio"))?;
         jobs.extend(job::parse("own.jobs", include_str!("../jobs/own.jobs"))?);
         Ok(match self {
-            Self::Core => jobs,
+            Self::Core | Self::Metadata => jobs,
             Self::Quick => jobs
                 .into_iter()
                 .map(|job| {
@@ -49,6 +54,20 @@ mod tests {
         assert_eq!((untar.files, untar.size_bytes), (1700, 32 << 20));
         let names: std::collections::BTreeSet<_> = core.iter().map(|job| &job.name).collect();
         assert_eq!(names.len(), 12, "their names are unique");
+    }
+
+    #[test]
+    fn each_stage_of_the_metadata_suite_has_the_same_rows() {
+        let jobs = Suite::Metadata.jobs().unwrap();
+        for (size, files) in [("10k", 10_000), ("100k", 100_000), ("1m", 1_000_000)] {
+            let of = jobs.iter().filter(|job| job.name.ends_with(&format!("-{size}")));
+            let names: Vec<_> = of
+                .inspect(|job| assert_eq!((job.files, job.directory()), (files, "metadata")))
+                .map(|job| job.name.trim_end_matches(size))
+                .collect();
+            let parts = ["create", "stat", "stat-cached", "list"];
+            assert_eq!(names, parts.map(|part| format!("metadata-{part}-")));
+        }
     }
 
     #[test]

@@ -9,6 +9,5 @@ pub mod chunk;
 pub mod cli;
 pub mod fuse;
 pub mod lease;
-pub mod medium;
 pub mod node;
 pub mod posix;

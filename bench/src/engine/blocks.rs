@@ -65,6 +65,7 @@ impl<'a> Blocks<'a> {
         let mut file = self.context.open(path, Open::FRESH)?;
         let mut offset = 0;
         while offset < bytes {
+            self.context.in_time()?;
             let len = chunk
                 .len()
                 .min(usize::try_from(bytes - offset).unwrap_or(usize::MAX));
@@ -79,13 +80,19 @@ impl<'a> Blocks<'a> {
             // Some filesystems do not have it.
             let _ = file.drop_cache();
         }
-        if job.pre_read {
-            for offset in (0..bytes).step_by(chunk.len().max(1)) {
-                let len = chunk.len().min(usize::try_from(bytes - offset).unwrap_or(0));
-                layer::read_all(&mut *file, &mut chunk[..len], offset).map_err(Error::io("read", path))?;
-            }
-        }
         self.last_write.fill(0);
+        Ok(())
+    }
+
+    /// Reads a file through the very handle that is measured: some filesystems forget its pages when it is opened.
+    fn read_before(&mut self, file: usize) -> Result<()> {
+        let (path, open) = &mut self.files[file];
+        let block = self.context.job.block_bytes;
+        for number in 0..self.blocks_per_file {
+            layer::read_all(&mut **open, self.buffer.all(), number * block)
+                .map_err(Error::io("read", &*path))?;
+        }
+        self.context.pattern.fill(self.buffer.all());
         Ok(())
     }
 
@@ -167,6 +174,9 @@ impl Engine for Blocks<'_> {
             };
             let file = self.context.open(&path, self.context.how(base))?;
             self.files.push((path, file));
+            if job.pre_read {
+                self.read_before(self.files.len() - 1)?;
+            }
         }
         Ok(())
     }

@@ -2,8 +2,12 @@
 
 mod blocks;
 mod small;
+mod tree;
 mod untar;
 
+use std::time::Duration;
+
+use crate::clock::Clock;
 use crate::job::{Job, Kind, OpenSync};
 use crate::layer::{Files, Open, OpenFile};
 use crate::pattern::Pattern;
@@ -43,14 +47,42 @@ pub trait Engine: Send {
     fn check(&mut self) -> Result<u64>;
 }
 
+/// Until when a job has to be done.
+#[derive(Clone, Copy)]
+pub struct Deadline<'a> {
+    /// Tells the time.
+    pub clock: &'a dyn Clock,
+    /// The moment, by that clock; `None` for never.
+    pub at: Option<Duration>,
+}
+
+impl Deadline<'_> {
+    /// Whether it is over.
+    ///
+    /// # Errors
+    /// If so.
+    pub fn check(&self) -> Result<()> {
+        match self.at {
+            Some(at) if self.clock.now() > at => {
+                Err(Error::Usage("took too long, and was given up".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The engine for one clone of a job; its files are below `dir`, which is there.
-///
-/// # Errors
-/// If its buffers would be too large.
-pub fn new<'a>(files: &'a dyn Files, job: &'a Job, dir: &str, clone: u32) -> Box<dyn Engine + 'a> {
+pub fn new<'a>(
+    files: &'a dyn Files,
+    job: &'a Job,
+    dir: &str,
+    clone: u32,
+    deadline: Deadline<'a>,
+) -> Box<dyn Engine + 'a> {
     let context = Context {
         files,
         job,
+        deadline,
         dir: format!("{dir}/{clone}"),
         seed: job.seed_of(clone),
         pattern: Pattern::new(job.seed_of(clone), job.verify),
@@ -58,6 +90,7 @@ pub fn new<'a>(files: &'a dyn Files, job: &'a Job, dir: &str, clone: u32) -> Box
     match job.kind {
         Kind::Blocks => Box::new(blocks::Blocks::new(context)),
         Kind::Untar => Box::new(untar::Untar::new(context)),
+        Kind::TreeCreate | Kind::TreeStat | Kind::TreeList => Box::new(tree::Tree::new(context)),
         _ => Box::new(small::SmallFiles::new(context)),
     }
 }
@@ -66,6 +99,7 @@ pub fn new<'a>(files: &'a dyn Files, job: &'a Job, dir: &str, clone: u32) -> Box
 struct Context<'a> {
     files: &'a dyn Files,
     job: &'a Job,
+    deadline: Deadline<'a>,
     /// This clone's own directory.
     dir: String,
     seed: u64,
@@ -73,6 +107,11 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// To be called while files are laid out, which may take long.
+    fn in_time(&self) -> Result<()> {
+        self.deadline.check()
+    }
+
     fn open(&self, path: &str, how: Open) -> Result<Box<dyn OpenFile>> {
         self.files.open(path, how).map_err(Error::io("open", path))
     }

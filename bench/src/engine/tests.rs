@@ -5,7 +5,7 @@ use super::untar::Plan;
 use crate::clock::FakeClock;
 use crate::job::{self, Job};
 use crate::layer::fake::FakeFiles;
-use crate::run::{self, Observer, Outcome};
+use crate::run::{self, Observer, Outcome, Runner};
 use crate::stats::Live;
 use crate::{Error, Result};
 
@@ -33,7 +33,39 @@ fn disk() -> (Arc<FakeClock>, FakeFiles) {
 
 fn run_on(clock: &FakeClock, files: &FakeFiles, text: &str) -> Result<Outcome> {
     let jobs = job::parse("test.fio", text)?;
-    run::run(files, clock, &jobs, &Quiet).map(|mut outcomes| outcomes.remove(0))
+    run_all(clock, files, &jobs, None).remove(0)
+}
+
+fn run_all(
+    clock: &FakeClock,
+    files: &FakeFiles,
+    jobs: &[Job],
+    limit: Option<Duration>,
+) -> Vec<Result<Outcome>> {
+    run_observed(clock, files, jobs, limit, &Quiet)
+}
+
+fn run_observed(
+    clock: &FakeClock,
+    files: &FakeFiles,
+    jobs: &[Job],
+    limit: Option<Duration>,
+    observer: &dyn Observer,
+) -> Vec<Result<Outcome>> {
+    let runner = Runner {
+        files,
+        clock,
+        observer,
+        limit,
+        keep: false,
+    };
+    let mut outcomes = Vec::new();
+    let mut each = |mut outcome: Outcome| {
+        outcomes.push(outcome.failure.take().map_or(Ok(outcome), Err));
+        Ok(())
+    };
+    runner.run(jobs, &mut each).unwrap();
+    outcomes
 }
 
 fn run_one(text: &str) -> (Outcome, FakeFiles) {
@@ -157,7 +189,7 @@ fn wrong_bytes_are_found() {
     ] {
         let (clock, files) = disk();
         let jobs = job::parse("x", &format!("[j]\nverify=crc32\n{options}")).unwrap();
-        let outcome = run::run(&files, &*clock, &jobs, &Spoiler(files.clone()));
+        let outcome = run_observed(&clock, &files, &jobs, None, &Spoiler(files.clone())).remove(0);
         assert!(
             matches!(outcome, Err(Error::Verify { .. })),
             "{options}: {outcome:?}"
@@ -168,7 +200,7 @@ fn wrong_bytes_are_found() {
 #[test]
 fn file_engines_call_what_they_are_named_for() {
     let calls = |text: &str| run_one(&format!("[j]\nnrfiles=10\n{text}")).1.calls();
-    assert_eq!(calls("ioengine=filestat")["stat"], 10);
+    assert_eq!(calls("ioengine=filestat")["stat"], 20);
     assert_eq!(calls("ioengine=filedelete")["unlink"], 10);
     assert_eq!(calls("ioengine=filecreate")["open"], 10);
     let replaced = calls("ioengine=replacefile");
@@ -178,7 +210,8 @@ fn file_engines_call_what_they_are_named_for() {
         (20, 10, 10)
     );
     let read = calls("ioengine=readfiles");
-    assert_eq!((read["open"], read["fstat"], read["read"]), (20, 10, 10));
+    // Written, read once to warm up, read.
+    assert_eq!((read["open"], read["fstat"], read["read"]), (30, 20, 20));
     let created = calls("ioengine=createfiles\nend_fsync=1");
     // One sync of the tree before, one in the job, one after.
     assert_eq!((created["write"], created["sync_tree"]), (10, 3));
@@ -193,4 +226,50 @@ fn a_tree_has_the_files_and_bytes_asked_for() {
     assert_eq!(plan.dirs.len(), 100);
     assert!(plan.files.iter().any(|(_, bytes)| *bytes < 1000));
     assert!(plan.files.iter().any(|(_, bytes)| *bytes > 100_000));
+}
+
+#[test]
+fn jobs_of_one_tree_find_what_the_others_made() {
+    let (clock, files) = disk();
+    let text = "[global]\nstonewall\ntree=t\n[a]\nioengine=treecreate\nnrfiles=1500\nend_fsync=1\n[b]\nioengine=treecreate\nnrfiles=4000\n\
+                [stat]\nioengine=treestat\nnrfiles=4000\nnumber_ios=300\n\
+                [again]\nioengine=treestat\nnrfiles=4000\nnumber_ios=5\npre_read=1\ntime_based\nruntime=1\n\
+                [list]\nioengine=treelist\nnrfiles=4000\n[more]\nioengine=treelist\nnrfiles=4100\nnumber_ios=2";
+    let jobs = job::parse("x", text).unwrap();
+    let outcomes = run_all(&clock, &files, &jobs, None);
+    let counts: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| {
+            let stats = &outcome.as_ref().unwrap().stats;
+            (stats.write.count(), stats.read.count())
+        })
+        .collect();
+    // A stat takes a millisecond; a listing counts names.
+    assert_eq!(
+        counts[..5],
+        [(1500, 0), (2500, 0), (0, 300), (0, 1000), (0, 4000)]
+    );
+    assert!([1100, 2000].contains(&counts[5].1), "{counts:?}");
+    assert_eq!(files.calls()["open"], 4100, "each file was made once");
+    assert!(files.calls()["drop_names"] > 0);
+}
+
+#[test]
+fn a_job_that_fails_or_takes_too_long_leaves_the_others_their_turn() {
+    let (clock, files) = disk();
+    let text = "[global]\nstonewall\n[slow]\nrw=randread\nsize=100m\n[endless]\nrw=write\nsize=1m\nfsync=1\n[quick]\nrw=write\nsize=64k\n\
+                [x]\ntree=t\nioengine=treestat\nnrfiles=10\n[y]\ntree=t\nioengine=treestat\nnrfiles=10";
+    let mut jobs = job::parse("x", text).unwrap();
+    let short = Some(Duration::from_millis(90));
+    let failed: Vec<_> = run_all(&clock, &files, &jobs[..3], short)
+        .iter()
+        .map(Result::is_err)
+        .collect();
+    assert_eq!(failed, [true, true, false]);
+    // What one job of a tree could not make, the next one does not try.
+    let costs = [("open", Duration::from_secs(1))];
+    let slow = FakeFiles::new(clock.clone(), &costs);
+    let outcomes = run_all(&clock, &slow, &jobs.split_off(3), Some(Duration::from_secs(5)));
+    assert!(outcomes.iter().all(Result::is_err));
+    assert!(slow.calls()["open"] < 10, "{:?}", slow.calls());
 }

@@ -82,18 +82,13 @@ impl Reader {
             self.place = Place::Global;
             return Ok(());
         }
-        let fits = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
-        if name.is_empty() || name.len() > 100 || !name.chars().all(fits) || name.starts_with('.') {
-            return Err(format!(
-                "`{name}` cannot name a job: write letters, digits, -, _, . or +"
-            ));
-        }
+        let name = options::name(name)?;
         if self.jobs.iter().any(|job| job.name == name) {
             return Err(format!("there is a job named {name} already"));
         }
         self.place = Place::Job;
         self.jobs.push(Job {
-            name: name.to_owned(),
+            name,
             ..self.global.clone()
         });
         Ok(())

@@ -27,6 +27,12 @@ pub enum Kind {
     ReadFiles,
     /// Makes a tree of directories and files of various sizes, as tar does. Not in fio.
     Untar,
+    /// Makes files in directories of a thousand, until there are so many. Not in fio.
+    TreeCreate,
+    /// Asks for the attributes of random files among all there are in such a tree. Not in fio.
+    TreeStat,
+    /// Lists random directories of such a tree. Not in fio.
+    TreeList,
 }
 
 /// Which way bytes go (fio: `rw`).
@@ -37,6 +43,9 @@ pub struct Access {
     /// Of 100 operations so many read.
     pub read_percent: u32,
 }
+
+/// Files in each directory of the trees that jobs share.
+pub const FILES_PER_DIR: u64 = 1000;
 
 /// How files are opened (fio: `sync`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +77,11 @@ pub struct Job {
     pub io_bytes: Option<u64>,
     /// `nrfiles`: files of one clone.
     pub files: u64,
+    /// `number_ios`: it ends after so many operations. With an engine that repeats itself, that is one round.
+    pub operations_max: Option<u64>,
+    /// `tree`: works in a directory of this name, which it shares with the jobs of the same `tree` before and after
+    /// it. Not in fio.
+    pub tree: Option<String>,
     /// `numjobs`: clones at a time, each with files of its own.
     pub clones: u32,
     /// `fsync`: an fsync after so many writes; 0 for none.
@@ -118,6 +132,8 @@ impl Default for Job {
             file_bytes: None,
             io_bytes: None,
             files: 1,
+            operations_max: None,
+            tree: None,
             clones: 1,
             fsync_every: 0,
             fdatasync_every: 0,
@@ -149,7 +165,9 @@ impl Job {
                 bytes / self.block_bytes * self.block_bytes
             }
             Kind::FileCreate => 0,
-            Kind::FileStat | Kind::FileDelete => self.file_bytes.unwrap_or(0),
+            Kind::FileStat | Kind::FileDelete | Kind::TreeCreate | Kind::TreeStat | Kind::TreeList => {
+                self.file_bytes.unwrap_or(0)
+            }
             Kind::CreateFiles | Kind::ReplaceFile | Kind::ReadFiles => self.block_bytes,
             Kind::Untar => self.size_bytes / self.files.max(1),
         }
@@ -158,13 +176,21 @@ impl Job {
     /// Operations of one pass of one clone.
     #[must_use]
     pub fn operations(&self) -> u64 {
-        match self.kind {
+        let all = match self.kind {
             Kind::Blocks => {
                 let all = self.bytes_of_file() * self.files;
                 self.io_bytes.unwrap_or(all).div_ceil(self.block_bytes)
             }
+            Kind::TreeList => self.files.div_ceil(FILES_PER_DIR),
             _ => self.files,
-        }
+        };
+        all.min(self.operations_max.unwrap_or(u64::MAX))
+    }
+
+    /// What its directory is called.
+    #[must_use]
+    pub fn directory(&self) -> &str {
+        self.tree.as_deref().unwrap_or(&self.name)
     }
 
     /// The job's random choices in one clone are made from this.

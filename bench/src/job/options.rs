@@ -43,6 +43,15 @@ pub(super) fn check(job: &Job) -> Result<(), String> {
         Kind::Untar if job.size_bytes < untar_needs => {
             Err(format!("size must be at least {untar_needs} for so many files"))
         }
+        Kind::Blocks if job.operations_max.is_some() && job.time_based => {
+            Err("number_ios and time_based do not go together".to_owned())
+        }
+        Kind::TreeCreate | Kind::TreeStat | Kind::TreeList if job.verify => {
+            Err("verify does not go with that ioengine".to_owned())
+        }
+        Kind::TreeCreate if job.time_based => {
+            Err("treecreate ends when its files are there: no time_based".to_owned())
+        }
         _ if job.time_based && job.runtime.is_none() => Err("time_based needs a runtime".to_owned()),
         _ if job.direct && !job.block_bytes.is_multiple_of(512) => {
             Err("direct needs a bs that is a multiple of 512".to_owned())
@@ -92,9 +101,12 @@ fn set_kind(job: &mut Job, key: &str, value: &str) -> Result<bool, String> {
                 "replacefile" => Kind::ReplaceFile,
                 "readfiles" => Kind::ReadFiles,
                 "untar" => Kind::Untar,
+                "treecreate" => Kind::TreeCreate,
+                "treestat" => Kind::TreeStat,
+                "treelist" => Kind::TreeList,
                 _ => {
                     let kinds = "sync, psync, filecreate, filestat or filedelete, or of our own: \
-                                 createfiles, replacefile, readfiles or untar";
+                                 createfiles, replacefile, readfiles, untar, treecreate, treestat or treelist";
                     return Err(wrong(key, value, kinds));
                 }
             };
@@ -111,6 +123,8 @@ fn set_sizes(job: &mut Job, key: &str, value: &str) -> Result<bool, String> {
         "filesize" => job.file_bytes = Some(size(key, value)?),
         "io_size" => job.io_bytes = Some(size(key, value)?),
         "nrfiles" => job.files = number(key, value, FILES_MAX)?.max(1),
+        "number_ios" => job.operations_max = Some(number(key, value, u64::MAX)?.max(1)),
+        "tree" => job.tree = Some(name(value)?),
         "numjobs" => job.clones = u32::try_from(number(key, value, CLONES_MAX)?.max(1)).unwrap_or(1),
         "fsync" => job.fsync_every = number(key, value, u64::MAX)?,
         "fdatasync" => job.fdatasync_every = number(key, value, u64::MAX)?,
@@ -188,6 +202,17 @@ fn accept(key: &str, value: &str) -> Result<bool, String> {
 
 fn size(key: &str, value: &str) -> Result<u64, String> {
     bytes(value).ok_or_else(|| wrong(key, value, "a number of bytes like 512, 4k or 1m"))
+}
+
+/// A name that can be a directory's.
+pub(super) fn name(value: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
+    if value.is_empty() || value.len() > 100 || !value.chars().all(fits) || value.starts_with('.') {
+        return Err(format!(
+            "`{value}` cannot name a job or a tree: write letters, digits, -, _, . or +"
+        ));
+    }
+    Ok(value.to_owned())
 }
 
 fn number(key: &str, value: &str, max: u64) -> Result<u64, String> {

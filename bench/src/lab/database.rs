@@ -5,13 +5,28 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
-use super::host::Host;
+use super::host::{Host, Hosts};
 use super::meter::Meter;
 use crate::clock::{Clock as _, SystemClock};
 use crate::job::Job;
 use crate::run::{Observer as _, Outcome};
 use crate::stats::{Live, Recorder, Side};
 use crate::{Error, Result};
+
+/// What databases are measured on and by.
+#[derive(Clone, Copy)]
+pub struct Bench<'a> {
+    /// The databases run on the first one.
+    pub hosts: &'a Hosts,
+    /// The filesystem, as the host sees it.
+    pub mount: &'a Path,
+    /// How long each row runs.
+    pub time: Duration,
+    /// A row that takes longer, with what it needs first, fails.
+    pub limit: Duration,
+    /// Is told of each row.
+    pub meter: &'a Meter<'a>,
+}
 
 /// How SQLite keeps a transaction whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +50,18 @@ impl Journal {
         }
     }
 
+    /// Its row.
+    #[must_use]
+    pub fn job(self, time: Duration) -> Job {
+        Job {
+            name: self.job_name().to_owned(),
+            runtime: Some(time),
+            time_based: true,
+            options: vec![("journal_mode".to_owned(), self.pragma().to_owned())],
+            ..Job::default()
+        }
+    }
+
     fn pragma(self) -> &'static str {
         match self {
             Self::Wal => "wal",
@@ -51,14 +78,14 @@ struct Shell {
 }
 
 impl Shell {
-    fn start(host: &Host, file: &Path) -> Result<Self> {
+    fn start(host: &Host, file: &Path, limit: Duration) -> Result<Self> {
         let failed = |what: &str| Error::Command {
             command: "sqlite3".to_owned(),
             what: format!("{what}: apt-get install sqlite3"),
         };
         let mut process = host
-            .command("sqlite3")
-            .arg("-batch")
+            .command("timeout")
+            .args(["-s", "KILL", &limit.as_secs().to_string(), "sqlite3", "-batch"])
             .arg(file)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -82,7 +109,7 @@ impl Shell {
         while line.trim() != "done" {
             line.clear();
             if self.output.read_line(&mut line)? == 0 {
-                let what = "sqlite3 ended; its message is above";
+                let what = "sqlite3 ended, or was ended since it took too long; its message is above";
                 return Err(std::io::Error::new(std::io::ErrorKind::BrokenPipe, what));
             }
         }
@@ -98,21 +125,23 @@ impl Shell {
 /// Inserts rows of 100 bytes, each in a transaction of its own, with synchronous=full.
 ///
 /// # Errors
-/// If SQLite fails.
-pub fn sqlite(host: &Host, mount: &Path, mode: Journal, time: Duration, meter: &Meter) -> Result<Outcome> {
-    let job = Job {
-        name: mode.job_name().to_owned(),
-        runtime: Some(time),
-        time_based: true,
-        options: vec![("journal_mode".to_owned(), mode.pragma().to_owned())],
-        ..Job::default()
-    };
+/// If SQLite fails, or takes longer than `limit`.
+pub fn sqlite(bench: &Bench, mode: Journal) -> Result<Outcome> {
+    let Bench {
+        hosts,
+        mount,
+        time,
+        limit,
+        meter,
+    } = *bench;
+    let host = hosts.first()?;
+    let job = mode.job(time);
     let file = mount.join(format!("{}.db", job.name));
     let doing = |source| Error::Io {
         doing: format!("SQLite on {}", file.display()),
         source,
     };
-    let mut shell = Shell::start(host, &file)?;
+    let mut shell = Shell::start(host, &file, limit)?;
     let prepare = format!(
         ".bail on\nPRAGMA journal_mode={};\nPRAGMA synchronous=full;\nCREATE TABLE t(id INTEGER PRIMARY KEY, text TEXT);",
         mode.pragma()
@@ -140,9 +169,5 @@ pub fn sqlite(host: &Host, mount: &Path, mode: Journal, time: Duration, meter: &
     meter.ended(&job);
     shell.end();
     host.sh(&format!("rm -f {}*", file.display()))?;
-    Ok(Outcome {
-        job,
-        stats,
-        verified: 0,
-    })
+    Ok(Outcome::new(job, stats, 0))
 }

@@ -6,10 +6,22 @@ use std::process::{Child, Command, Stdio};
 
 use super::command::{run, words};
 use super::janitor::{Janitor, Listed};
+use super::link::{Traffic, traffic};
 use super::medium::{Device, Medium};
 use crate::layer::Directory;
 use crate::report::HostUse;
 use crate::{Error, Result, files};
+
+/// What hosts are made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Hardware<'a> {
+    /// The kind of medium.
+    pub medium: Medium,
+    /// The rate of each one's link in tc's words, as 1gbit.
+    pub link: &'a str,
+    /// Files that a medium must have room for.
+    pub files: u64,
+}
 
 /// A host.
 #[derive(Debug)]
@@ -37,11 +49,11 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Makes so many hosts; `link` is the rate of each one's link in tc's words, as 1gbit.
+    /// Makes so many hosts.
     ///
     /// # Errors
     /// If this is not root, or the machine lacks a program.
-    pub fn new(parent: &Path, system: &str, count: u8, medium: Medium, link: &str) -> Result<Self> {
+    pub fn new(parent: &Path, system: &str, count: u8, hardware: Hardware) -> Result<Self> {
         let janitor = Janitor::new(parent, system)?;
         let tag = format!("bl{}", std::process::id());
         let switch = format!("{tag}-switch");
@@ -49,7 +61,7 @@ impl Hosts {
         words(&format!("ip -n {switch} link add bridge type bridge"))?;
         words(&format!("ip -n {switch} link set bridge up"))?;
         let hosts = (1..=count)
-            .map(|number| Host::new(&janitor, &tag, number, medium, link))
+            .map(|number| Host::new(&janitor, &tag, number, hardware))
             .collect::<Result<Vec<_>>>()?;
         Ok(Self { hosts, janitor })
     }
@@ -95,13 +107,14 @@ impl Drop for Hosts {
 }
 
 impl Host {
-    fn new(janitor: &Janitor, tag: &str, number: u8, medium: Medium, link: &str) -> Result<Self> {
+    fn new(janitor: &Janitor, tag: &str, number: u8, hardware: Hardware) -> Result<Self> {
         let name = format!("{tag}-host{number}");
         let base = janitor.dir().join(format!("host{number}"));
         for dir in [base.clone(), base.join("medium"), base.join("mnt")] {
             files::make_dir(&dir)?;
         }
-        let device = Device::new(janitor, &base, medium)?;
+        let device = Device::new(janitor, &base, hardware.medium, hardware.files)?;
+        let link = hardware.link;
         let ip = format!("10.79.0.{number}");
         let switch = format!("{tag}-switch");
         add_netns(janitor, &name)?;
@@ -169,6 +182,21 @@ impl Host {
         directory.sync_tree(".").map_err(Error::io("sync", &self.medium))
     }
 
+    /// Ends all daemons and other programs on the host.
+    ///
+    /// # Errors
+    /// If they cannot be listed.
+    pub fn kill_all(&self) -> Result<()> {
+        let holder = self.holder.id().to_string();
+        for pid in words(&format!("ip netns pids {}", self.name))?.split_whitespace() {
+            if pid != holder {
+                // It may have ended meanwhile.
+                let _ = words(&format!("kill -9 {pid}"));
+            }
+        }
+        Ok(())
+    }
+
     /// What has been used of this host so far.
     ///
     /// # Errors
@@ -176,6 +204,9 @@ impl Host {
     pub fn used(&self) -> Result<HostUse> {
         let mut used = self.device.counters()?;
         let holder = self.holder.id().to_string();
+        let Traffic { sent, received } =
+            traffic(&files::read(Path::new(&format!("/proc/{holder}/net/dev")))?)?;
+        (used.sent_bytes, used.received_bytes) = (sent, received);
         let pids = words(&format!("ip netns pids {}", self.name))?;
         for pid in pids.split_whitespace().filter(|pid| *pid != holder) {
             // It may have ended meanwhile.

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::command::wait_for;
-use super::host::{Host, Hosts};
-use super::meter::Meter;
+use super::command::{run, wait_for};
+use super::database::Bench;
+use super::host::Host;
 use crate::job::Job;
 use crate::run::{Observer as _, Outcome};
 use crate::stats::{Series, Stats};
@@ -14,6 +14,7 @@ use crate::{Error, Result};
 const TABLES: u32 = 4;
 const ROWS: u32 = 25_000;
 const SOCKET: &str = "/run/lab-mariadb.sock";
+const PID: &str = "/run/lab-mariadb.pid";
 
 /// What the row of so many threads is called.
 #[must_use]
@@ -21,70 +22,127 @@ pub fn job_name(threads: u32) -> String {
     format!("mariadb-oltp-write-{threads}-at-a-time")
 }
 
-/// Runs sysbench's oltp_write_only with each number of threads, on a database on the first host.
+/// The row of so many threads.
+#[must_use]
+pub fn job(threads: u32, time: Duration) -> Job {
+    Job {
+        name: job_name(threads),
+        clones: threads,
+        runtime: Some(time),
+        ..Job::default()
+    }
+}
+
+/// Runs sysbench's oltp_write_only with each number of threads, on a database on the first host. A row that fails has
+/// an outcome, too.
 ///
 /// # Errors
-/// If a program fails.
-pub fn oltp(
-    hosts: &Hosts,
-    mount: &Path,
-    threads: &[(u32, String)],
-    time: Duration,
-    meter: &Meter,
-) -> Result<Vec<Outcome>> {
-    let host = hosts.first()?;
-    start(host, &mount.join("mariadb"))?;
-    let outcomes = threads
-        .iter()
-        .map(|(threads, name)| {
-            let job = Job {
-                name: name.clone(),
-                clones: *threads,
-                runtime: Some(time),
-                ..Job::default()
-            };
-            meter.begins(&job);
-            let seconds = time.as_secs().max(1);
-            let text = sysbench(
-                host,
-                &format!("--threads={threads} --time={seconds} --histogram --report-interval=1 run"),
-            );
-            meter.ended(&job);
-            outcome(job, &text?)
+/// Those of `each`.
+pub fn oltp(bench: &Bench, threads: &[u32], each: &mut dyn FnMut(Outcome) -> Result<()>) -> Result<()> {
+    let database = Database::start(bench);
+    for threads in threads {
+        let job = job(*threads, bench.time);
+        let outcome = match &database {
+            Ok(database) => database.measure(bench, job.clone()),
+            Err(error) => Err(Error::Usage(format!("MariaDB does not start: {error}"))),
+        };
+        each(outcome.or_else(|failure| Outcome::failed(job, failure))?)?;
+    }
+    // It ends with its host: what it would write before is not measured.
+    Ok(())
+}
+
+/// A server that runs on the first host.
+struct Database<'a> {
+    host: &'a Host,
+    limit: Duration,
+}
+
+impl<'a> Database<'a> {
+    /// Prepares all tables in memory, copies them, and starts the server on the copy: only what is measured has to be
+    /// on the slow medium.
+    fn start(bench: &Bench<'a>) -> Result<Self> {
+        let this = Self {
+            host: bench.hosts.first()?,
+            limit: bench.limit,
+        };
+        let memory = Path::new("/run/mariadb");
+        this.sh(&format!(
+            "mariadb-install-db --no-defaults --user=root --datadir={} --auth-root-authentication-method=normal \
+               --skip-test-db >/dev/null",
+            memory.display()
+        ))?;
+        this.run_server(memory)?;
+        this.sql("CREATE DATABASE sbtest; SET GLOBAL innodb_flush_log_at_trx_commit=0")?;
+        this.sysbench("prepare")?;
+        // Until the process is gone, files may be written.
+        this.sh(&format!(
+            "pid=$(cat {PID}); mariadb-admin --socket={SOCKET} shutdown
+             while kill -0 $pid 2>/dev/null; do sleep 0.1; done"
+        ))?;
+        let data = bench.mount.join("mariadb");
+        this.sh(&format!(
+            "cp -r {memory} {data}; rm -r {memory}; sync -f {data}",
+            memory = memory.display(),
+            data = data.display()
+        ))?;
+        this.run_server(&data)?;
+        this.warm_up()?;
+        Ok(this)
+    }
+
+    fn run_server(&self, data: &Path) -> Result<()> {
+        self.sh(&format!(
+            "mariadbd --no-defaults --user=root --datadir={} --socket={SOCKET} --skip-networking \
+               --pid-file={PID} >>{} 2>&1 </dev/null &",
+            data.display(),
+            self.host.log.display()
+        ))?;
+        wait_for("MariaDB to answer", self.limit, || {
+            Ok(self.sh(&format!("mariadb-admin --socket={SOCKET} ping")).is_ok())
         })
-        .collect();
-    host.sh(&format!(
-        "mariadb-admin --socket={SOCKET} shutdown; rm -rf {}",
-        mount.join("mariadb").display()
-    ))?;
-    outcomes
-}
+    }
 
-fn start(host: &Host, data: &Path) -> Result<()> {
-    let data = data.display();
-    // Made in memory and copied: only the measured time has to be on the slow medium.
-    host.sh(&format!(
-        "mariadb-install-db --no-defaults --user=root --datadir=/run/mariadb --auth-root-authentication-method=normal \
-           --skip-test-db >/dev/null
-         cp -r /run/mariadb {data}; rm -r /run/mariadb
-         mariadbd --no-defaults --user=root --datadir={data} --socket={SOCKET} --skip-networking \
-           --pid-file=/run/lab-mariadb.pid >>{} 2>&1 </dev/null &",
-        host.log.display()
-    ))?;
-    wait_for("MariaDB to answer", Duration::from_secs(300), || {
-        Ok(host.sh(&format!("mariadb-admin --socket={SOCKET} ping")).is_ok())
-    })?;
-    let sql = |text: &str| host.sh(&format!("mariadb --socket={SOCKET} -e '{text}'"));
-    sql("CREATE DATABASE sbtest; SET GLOBAL innodb_flush_log_at_trx_commit=0")?;
-    sysbench(host, "prepare")?;
-    sql("SET GLOBAL innodb_flush_log_at_trx_commit=1").map(drop)
-}
+    /// Reads all rows and the index, so that they are in the server's memory, as they are once it has run for a while.
+    fn warm_up(&self) -> Result<()> {
+        for table in 1..=TABLES {
+            self.sql(&format!(
+                "SELECT SUM(LENGTH(c)) FROM sbtest.sbtest{table}; \
+                 SELECT COUNT(k) FROM sbtest.sbtest{table} FORCE INDEX (k_{table}) WHERE k > 0"
+            ))?;
+        }
+        Ok(())
+    }
 
-fn sysbench(host: &Host, what: &str) -> Result<String> {
-    host.sh(&format!(
-        "sysbench oltp_write_only --db-driver=mysql --mysql-socket={SOCKET} --mysql-user=root --tables={TABLES} \
-         --table-size={ROWS} --rand-seed=1 {what}"
-    ))
+    fn measure(&self, bench: &Bench, job: Job) -> Result<Outcome> {
+        bench.meter.begins(&job);
+        let seconds = bench.time.as_secs().max(1);
+        let text = self.sysbench(&format!(
+            "--threads={} --time={seconds} --histogram --report-interval=1 run",
+            job.clones
+        ));
+        bench.meter.ended(&job);
+        outcome(job, &text?)
+    }
+
+    fn sql(&self, text: &str) -> Result<()> {
+        self.sh(&format!("mariadb --socket={SOCKET} -e '{text}'"))
+            .map(drop)
+    }
+
+    fn sysbench(&self, what: &str) -> Result<String> {
+        self.sh(&format!(
+            "sysbench oltp_write_only --db-driver=mysql --mysql-socket={SOCKET} --mysql-user=root \
+             --tables={TABLES} --table-size={ROWS} --rand-seed=1 {what}"
+        ))
+    }
+
+    /// Runs a script on the host, which is ended if it takes too long.
+    fn sh(&self, script: &str) -> Result<String> {
+        let limit = self.limit.as_secs().to_string();
+        let mut command = self.host.command("timeout");
+        run(command.args(["-k", "5", &limit, "/bin/sh", "-euc", script]))
+    }
 }
 
 /// Reads what sysbench prints: a line each second, a histogram in milliseconds, and sums.
@@ -120,11 +178,7 @@ fn outcome(job: Job, text: &str) -> Result<Outcome> {
     if stats.write.count() == 0 {
         return Err(unreadable());
     }
-    Ok(Outcome {
-        job,
-        stats,
-        verified: 0,
-    })
+    Ok(Outcome::new(job, stats, 0))
 }
 
 #[cfg(test)]

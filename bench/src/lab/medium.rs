@@ -21,14 +21,20 @@ pub enum Medium {
 /// Limits a second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    write_requests: u64,
-    read_requests: u64,
-    write_bytes: u64,
-    read_bytes: u64,
+    /// Writes and flushes.
+    pub write_requests: u64,
+    /// Reads.
+    pub read_requests: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
 }
 
 impl Medium {
-    fn limits(self) -> Option<Limits> {
+    /// What the kernel is told; `None`: nothing.
+    #[must_use]
+    pub fn limits(self) -> Option<Limits> {
         let limits = |write_requests, read_requests, write_mib, read_mib: u64| Limits {
             write_requests,
             read_requests,
@@ -46,6 +52,8 @@ impl Medium {
 const V1: &str = "/sys/fs/cgroup/blkio";
 const V2: &str = "/sys/fs/cgroup";
 const SIZE_BYTES: u64 = 4 << 30;
+/// What mkfs.ext4 makes room for on such a medium unless it is told.
+const INODES_USUAL: u64 = SIZE_BYTES >> 14;
 
 /// A loop device with an ext4 in it, which is not mounted yet.
 #[derive(Debug)]
@@ -57,16 +65,22 @@ pub struct Device {
 }
 
 impl Device {
-    /// Makes one, with its file in `dir`, and limits it.
+    /// Makes one that has room for so many files, with its own file in `dir`, and limits it.
     ///
     /// # Errors
     /// If the machine cannot do that.
-    pub fn new(janitor: &Janitor, dir: &Path, medium: Medium) -> Result<Self> {
+    pub fn new(janitor: &Janitor, dir: &Path, medium: Medium, files: u64) -> Result<Self> {
         let image = dir.join("image");
         files::make_sparse(&image, SIZE_BYTES)?;
         // Nothing is left to be initialised in the background, which would be measured.
+        let inodes = if files > INODES_USUAL / 2 {
+            // GlusterFS keeps a second tree, of 65,536 directories at most.
+            format!("-N {}", files + files / 8 + 100_000)
+        } else {
+            String::new()
+        };
         words(&format!(
-            "mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 {}",
+            "mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 {inodes} {}",
             image.display()
         ))?;
         let path = words(&format!("losetup -f --show {}", image.display()))?

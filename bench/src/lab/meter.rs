@@ -1,16 +1,17 @@
 //! What each job costs each host.
 
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::host::Hosts;
-use crate::Result;
 use crate::clock::{Clock as _, SystemClock};
-use crate::job::Job;
+use crate::job::{Job, Kind};
 use crate::progress::Progress;
 use crate::report::HostUse;
 use crate::run::Observer;
 use crate::stats::Live;
+use crate::{Result, files};
 
 /// After a job, media are watched until they are quiet, but no longer than this: what a filesystem writes later for
 /// a job counts as that job's.
@@ -28,7 +29,7 @@ pub struct Meter<'a> {
 #[derive(Default)]
 struct State {
     before: Vec<HostUse>,
-    jobs: Vec<Vec<HostUse>>,
+    costs: Vec<HostUse>,
     /// An observer cannot fail, so what went wrong is told at the end.
     failed: Option<crate::Error>,
 }
@@ -44,13 +45,14 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// What each job cost each host, in the order in which they ran.
+    /// What the last job cost each host; nothing if it has not come to its end.
     ///
     /// # Errors
     /// If a counter could not be read.
-    pub fn finish(self) -> Result<Vec<Vec<HostUse>>> {
-        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        state.failed.map_or(Ok(state.jobs), Err)
+    pub fn take(&self) -> Result<Vec<HostUse>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let costs = std::mem::take(&mut state.costs);
+        state.failed.take().map_or(Ok(costs), Err)
     }
 
     /// What all hosts have used so far.
@@ -65,9 +67,19 @@ impl<'a> Meter<'a> {
         let start = SystemClock.now();
         let mut before = self.used()?;
         loop {
-            for host in self.hosts.all() {
-                host.sync()?;
-            }
+            // All at a time: each may have much to write.
+            std::thread::scope(|scope| {
+                let syncs: Vec<_> = self
+                    .hosts
+                    .all()
+                    .iter()
+                    .map(|host| scope.spawn(|| host.sync()))
+                    .collect();
+                syncs.into_iter().try_for_each(|sync| {
+                    let lost = || crate::Error::Usage("a thread that syncs a medium panicked".to_owned());
+                    sync.join().map_err(|_| lost()).flatten()
+                })
+            })?;
             SystemClock.sleep(Duration::from_secs(1));
             let now = self.used()?;
             let pairs = now.iter().zip(&before);
@@ -89,16 +101,29 @@ impl<'a> Meter<'a> {
     }
 }
 
+/// Whether a job is to read what is in no cache.
+fn reads_media(job: &Job) -> bool {
+    job.kind == Kind::Blocks && job.access.read_percent > 0 && job.invalidate && !job.pre_read
+}
+
 impl Observer for Meter<'_> {
     fn prepares(&self, job: &Job) {
         self.progress.prepares(job);
     }
 
     fn begins(&self, job: &Job) {
+        self.note(|state| {
+            state.costs.clear();
+            Ok(())
+        });
         self.progress
             .say(&format!("{}: waiting for quiet media", job.name));
         self.note(|state| {
             self.settle()?;
+            if reads_media(job) {
+                // The hosts' page caches, of which a job knows nothing: it drops those of the mount it works on.
+                files::write(Path::new("/proc/sys/vm/drop_caches"), "1\n")?;
+            }
             state.before = self.used()?;
             Ok(())
         });
@@ -121,9 +146,13 @@ impl Observer for Meter<'_> {
                 cpu_seconds: ended.since(before).cpu_seconds,
                 ..settled.since(before)
             });
-            state.jobs.push(costs.collect());
+            state.costs = costs.collect();
             Ok(())
         });
         self.progress.ended(job);
+    }
+
+    fn hangs(&self, _: &Job) {
+        self.note(|_| self.hosts.all().iter().try_for_each(super::host::Host::kill_all));
     }
 }

@@ -4,17 +4,23 @@ mod command;
 mod database;
 mod host;
 mod janitor;
+mod link;
 mod mariadb;
 mod medium;
 mod meter;
+mod plan;
+mod results;
 mod system;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use host::Hosts;
+use database::Bench;
+use host::{Hardware, Hosts};
 use medium::Medium;
 use meter::Meter;
+use plan::Plan;
+use results::Results;
 use system::System;
 
 use crate::clock::{Clock as _, SystemClock};
@@ -23,8 +29,9 @@ use crate::progress::Progress;
 use crate::report::compare::{self, Figure};
 use crate::report::table::{self, Table};
 use crate::report::{Document, HostUse, html};
+use crate::run::{Outcome, Runner};
 use crate::suite::Suite;
-use crate::{Error, Result, files, run};
+use crate::{Error, Result, files};
 
 /// What to compare, and on what.
 #[derive(Debug, clap::Args)]
@@ -55,13 +62,16 @@ pub struct Options {
     /// Runs only jobs whose name contains one of these.
     #[arg(long, value_delimiter = ',')]
     job: Vec<String>,
+    /// Gives a row up after so many seconds; 600, or an hour with the suite `metadata`.
+    #[arg(long)]
+    limit: Option<u64>,
     /// The rate of each host's link, in tc's words.
     #[arg(long, default_value = "1gbit")]
     link: String,
     /// Where the media's files are.
     #[arg(long, default_value = "/var/tmp")]
     images: PathBuf,
-    /// Writes the reports, an object by filesystem.
+    /// Writes the reports, an object by filesystem; anew after each row.
     #[arg(long)]
     json: Option<PathBuf>,
     /// Writes a page with plots.
@@ -69,18 +79,47 @@ pub struct Options {
     html: Option<PathBuf>,
 }
 
+impl Options {
+    /// When a row is given up.
+    fn limit(&self) -> Duration {
+        let usual = match self.suite {
+            Suite::Metadata => 3600,
+            _ => 600,
+        };
+        Duration::from_secs(self.limit.unwrap_or(usual.max(2 * self.seconds)))
+    }
+}
+
 /// Runs the lab.
 ///
 /// # Errors
-/// If the machine lacks something, or a filesystem fails; everything is cleaned up then too.
+/// If the machine lacks something, or a filesystem fails as a whole; everything is cleaned up then too, and what was
+/// measured before is reported.
 pub fn run(options: &Options) -> Result<()> {
     check_machine(options)?;
     let jobs = jobs(options)?;
-    let mut documents = Vec::new();
+    let databases = database::Journal::ALL
+        .iter()
+        .filter(|mode| database_row(options, mode.job_name()))
+        .count();
+    let plan = Plan {
+        jobs: &jobs,
+        medium: options.medium,
+        seconds: options.seconds,
+        sqlite_rows: databases as u64,
+        mariadb_rows: mariadb_rows(options).len() as u64,
+    };
+    println!("{}\n", plan.text(&options.systems));
+    let mut results = Results::new(options.json.clone());
     for system in &options.systems {
-        documents.push((system.name(), measure(*system, &jobs, options)?));
+        let start = SystemClock.now();
+        results.begin(system.name());
+        let done = measure(*system, &jobs, options, &mut results);
+        let minutes = SystemClock.now().saturating_sub(start).as_secs_f64() / 60.0;
+        results.end(minutes, done.err());
     }
-    report(options, &documents)
+    report(options, results.documents())?;
+    results.failure()
 }
 
 fn check_machine(options: &Options) -> Result<()> {
@@ -94,7 +133,7 @@ fn check_machine(options: &Options) -> Result<()> {
         .iter()
         .any(|mode| database_row(options, mode.job_name()))
     {
-        programs.push("sqlite3");
+        programs.extend(["sqlite3", "timeout"]);
     }
     if !mariadb_rows(options).is_empty() {
         programs.extend(["mariadbd", "mariadb-install-db", "mariadb-admin", "sysbench"]);
@@ -139,58 +178,78 @@ fn wanted(options: &Options, name: &str) -> bool {
     options.job.is_empty() || options.job.iter().any(|part| name.contains(part))
 }
 
-/// Databases are measured with the built-in jobs, not with those of a file.
+/// Databases are measured with the suites that have a bit of everything.
 fn database_row(options: &Options, name: &str) -> bool {
-    options.jobs.is_none() && wanted(options, name)
+    options.jobs.is_none() && options.suite != Suite::Metadata && wanted(options, name)
 }
 
-/// Numbers of threads, and their rows' names.
-fn mariadb_rows(options: &Options) -> Vec<(u32, String)> {
-    let rows = [1, 8].map(|threads| (threads, mariadb::job_name(threads)));
-    rows.into_iter()
-        .filter(|(_, name)| database_row(options, name))
-        .collect()
+/// Numbers of threads of the rows that are wanted.
+fn mariadb_rows(options: &Options) -> Vec<u32> {
+    let wanted = |threads: &u32| database_row(options, &mariadb::job_name(*threads));
+    [1, 8].into_iter().filter(wanted).collect()
 }
 
-fn measure(system: System, jobs: &[Job], options: &Options) -> Result<Document> {
+/// Measures one system; what it did until an error is in `results` then.
+fn measure(system: System, jobs: &[Job], options: &Options, results: &mut Results) -> Result<()> {
     let prefix = format!("{}: ", system.name());
     let progress = Progress::new(&prefix);
     progress.say("building hosts");
+    let hardware = Hardware {
+        medium: options.medium,
+        link: &options.link,
+        files: jobs
+            .iter()
+            .map(|job| job.files * u64::from(job.clones))
+            .max()
+            .unwrap_or(0),
+    };
     let hosts = Hosts::new(
         &absolute(&options.images)?,
         system.name(),
         system.hosts(),
-        options.medium,
-        &options.link,
+        hardware,
     )?;
     progress.say("starting");
     let mount = system.start(&hosts, &absolute(&options.bramble)?)?;
-    let first = hosts.first()?;
     let meter = Meter::new(&hosts, Progress::new(&prefix));
-    let mut outcomes = run::run(&first.directory(&mount)?, &SystemClock, jobs, &meter)
-        .map_err(|e| Error::Usage(format!("{}: {e}\n{}", system.name(), hosts.logs())))?;
-    let time = Duration::from_secs(options.seconds);
+    let mut logs_shown = false;
+    let mut each = |outcome: Outcome| {
+        progress.say("");
+        if outcome.failure.is_some() && !std::mem::replace(&mut logs_shown, true) {
+            eprintln!("{}", hosts.logs());
+        }
+        results.add(&outcome, meter.take()?, meter.used()?)
+    };
+    let directory = hosts.first()?.directory(&mount)?;
+    let limit = options.limit();
+    let runner = Runner {
+        files: &directory,
+        clock: &SystemClock,
+        observer: &meter,
+        limit: Some(limit),
+        keep: true,
+    };
+    runner.run(jobs, &mut each)?;
+    let bench = Bench {
+        hosts: &hosts,
+        mount: &mount,
+        time: Duration::from_secs(options.seconds),
+        limit,
+        meter: &meter,
+    };
     for mode in database::Journal::ALL {
         if database_row(options, mode.job_name()) {
-            outcomes.push(database::sqlite(first, &mount, mode, time, &meter)?);
+            let done = database::sqlite(&bench, mode);
+            each(done.or_else(|failure| Outcome::failed(mode.job(bench.time), failure))?)?;
         }
     }
     let threads = mariadb_rows(options);
     if !threads.is_empty() {
         progress.say("preparing MariaDB");
-        let done = mariadb::oltp(&hosts, &mount, &threads, time, &meter)
-            .map_err(|e| Error::Usage(format!("MariaDB on {}: {e}\n{}", system.name(), hosts.logs())))?;
-        outcomes.extend(done);
-    }
-    let mut document = Document::new(&outcomes, SystemClock.unix_ms());
-    document.hosts = meter.used()?;
-    for (job, hosts) in document.jobs.iter_mut().zip(meter.finish()?) {
-        if let Some(extra) = &mut job.bramble_bench {
-            extra.hosts = hosts;
-        }
+        mariadb::oltp(&bench, &threads, &mut each)?;
     }
     progress.say("cleaning up");
-    Ok(document)
+    Ok(())
 }
 
 /// Programs on the hosts have another working directory, or none.
@@ -229,22 +288,21 @@ fn report(options: &Options, documents: &[(&str, Document)]) -> Result<()> {
         WRITTEN,
         REQUESTS,
         CPU,
+        MEMORY,
     ];
     let mut tables: Vec<Table> = figures
         .iter()
         .map(|figure| figure.table(&reports, &pairs))
         .collect();
+    tables.push(link::table(&reports, &options.link));
     tables.push(host_table(documents));
-    for table in &tables {
+    for table in tables.iter().filter(|table| table.rows().len() > 1) {
         println!("{}", table.text());
     }
-    if let Some(path) = &options.json {
-        let all: std::collections::BTreeMap<_, _> = documents
-            .iter()
-            .map(|(name, document)| (name, document))
-            .collect();
-        let json = serde_json::to_string_pretty(&all).map_err(|e| Error::Usage(e.to_string()))?;
-        files::write(path, &(json + "\n"))?;
+    for (name, document) in documents {
+        for failure in document.failures() {
+            println!("{name} {failure}");
+        }
     }
     if let Some(path) = &options.html {
         let note = format!(
@@ -271,6 +329,18 @@ fn pairs(reports: &[html::Named]) -> Vec<(usize, usize)> {
     }
 }
 
+const MEMORY: Figure = Figure {
+    name: "peak memory of a node so far",
+    value: |job| {
+        let hosts = &job.bramble_bench.as_ref()?.hosts;
+        hosts
+            .iter()
+            .map(|host| host.memory_peak_bytes as f64)
+            .reduce(f64::max)
+    },
+    text: table::bytes,
+};
+
 fn host_table(documents: &[(&str, Document)]) -> Table {
     let mut table = Table::new([
         "host, since its daemons started",
@@ -282,6 +352,8 @@ fn host_table(documents: &[(&str, Document)]) -> Table {
         "flushes",
         "read",
         "read requests",
+        "sent",
+        "received",
     ]);
     for (name, document) in documents {
         for (i, host) in document.hosts.iter().enumerate() {
@@ -291,7 +363,7 @@ fn host_table(documents: &[(&str, Document)]) -> Table {
     table
 }
 
-fn host_cells(name: &str, host: &HostUse) -> [String; 9] {
+fn host_cells(name: &str, host: &HostUse) -> [String; 11] {
     [
         name.to_owned(),
         table::bytes(host.memory_bytes as f64),
@@ -302,5 +374,7 @@ fn host_cells(name: &str, host: &HostUse) -> [String; 9] {
         table::grouped(host.flushes),
         table::bytes(host.read_bytes as f64),
         table::grouped(host.read_requests),
+        table::bytes(host.sent_bytes as f64),
+        table::bytes(host.received_bytes as f64),
     ]
 }

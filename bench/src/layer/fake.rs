@@ -115,6 +115,17 @@ impl Files for FakeFiles {
         })
     }
 
+    fn list(&self, path: &str) -> io::Result<u64> {
+        self.call("list", |state| {
+            let inside = |name: &&String| name.rsplit_once('/').is_some_and(|(dir, _)| dir == path);
+            Ok(state.files.keys().filter(inside).count() as u64)
+        })
+    }
+
+    fn drop_names(&self) -> io::Result<()> {
+        self.call("drop_names", |_| Ok(()))
+    }
+
     fn remove_tree(&self, path: &str) -> io::Result<()> {
         self.call("remove_tree", |state| {
             state.files.retain(|name, _| !name.starts_with(path));

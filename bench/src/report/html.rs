@@ -25,6 +25,16 @@ pub fn page(title: &str, note: &str, tables: &[&Table], reports: &[Named]) -> St
         html.push_str(&table_html(table));
     }
     html.push_str("</div>\n");
+    for (name, document) in reports {
+        for failure in document.failures() {
+            let _ = writeln!(
+                html,
+                "<p class=\"note\">{} {}</p>",
+                escape(name),
+                escape(&failure)
+            );
+        }
+    }
     html.push_str("<h2>Latencies and rates</h2>\n");
     html.push_str(
         "<p class=\"note\">Left: how long so many per cent took at most (among several reports: an operation and the \

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Error;
 use crate::run::Outcome;
 use crate::stats::{Series, Tally};
 
@@ -46,7 +47,7 @@ pub struct JobReport {
     /// Its place in the report.
     #[serde(default)]
     pub groupid: u64,
-    /// 0: a job that fails ends the run.
+    /// Not 0: the job failed, and has no figures.
     #[serde(default)]
     pub error: i32,
     /// Seconds that it took.
@@ -91,6 +92,9 @@ pub struct Extra {
     pub write: Rates,
     /// Syncs over time.
     pub sync: Rates,
+    /// Why the job failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// In the lab: what the job cost each host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<HostUse>,
@@ -110,6 +114,10 @@ pub struct HostUse {
     pub read_bytes: u64,
     /// Read requests to its medium.
     pub read_requests: u64,
+    /// Bytes that it sent over its link.
+    pub sent_bytes: u64,
+    /// Bytes that it received over its link.
+    pub received_bytes: u64,
     /// Processor seconds of its daemons.
     pub cpu_seconds: f64,
     /// Resident memory of its daemons at the end.
@@ -200,6 +208,8 @@ impl HostUse {
             flushes: self.flushes.saturating_sub(before.flushes),
             read_bytes: self.read_bytes.saturating_sub(before.read_bytes),
             read_requests: self.read_requests.saturating_sub(before.read_requests),
+            sent_bytes: self.sent_bytes.saturating_sub(before.sent_bytes),
+            received_bytes: self.received_bytes.saturating_sub(before.received_bytes),
             cpu_seconds: (self.cpu_seconds - before.cpu_seconds).max(0.0),
             ..*self
         }
@@ -210,13 +220,40 @@ impl Document {
     /// The report of what was run; `unix_ms` dates it.
     #[must_use]
     pub fn new(outcomes: &[Outcome], unix_ms: u64) -> Self {
-        Self {
+        let mut document = Self {
             version: format!("bramble-bench-{}", env!("CARGO_PKG_VERSION")),
-            timestamp: unix_ms / 1000,
-            timestamp_ms: unix_ms,
-            jobs: outcomes.iter().enumerate().map(JobReport::new).collect(),
-            hosts: Vec::new(),
+            ..Self::default()
+        };
+        document.date(unix_ms);
+        for outcome in outcomes {
+            document.add(outcome);
         }
+        document
+    }
+
+    /// Says when it was made.
+    pub fn date(&mut self, unix_ms: u64) {
+        self.timestamp = unix_ms / 1000;
+        self.timestamp_ms = unix_ms;
+    }
+
+    /// Adds what another job did.
+    pub fn add(&mut self, outcome: &Outcome) -> &mut JobReport {
+        let index = self.jobs.len();
+        self.jobs.push(JobReport::new((index, outcome)));
+        &mut self.jobs[index]
+    }
+
+    /// A line for each job that failed: its name and why.
+    pub fn failures(&self) -> impl Iterator<Item = String> + '_ {
+        self.jobs.iter().filter(|job| job.error != 0).map(|job| {
+            let why = job
+                .bramble_bench
+                .as_ref()
+                .and_then(|extra| extra.failure.as_deref());
+            let line = why.unwrap_or("failed").lines().next().unwrap_or_default();
+            format!("{}: {line}", job.jobname)
+        })
     }
 
     /// The job of that name.
@@ -237,12 +274,13 @@ impl JobReport {
             read: Rates::new(&stats.read.series),
             write: Rates::new(&stats.write.series),
             sync: Rates::new(&stats.sync.series),
+            failure: outcome.failure.as_ref().map(ToString::to_string),
             hosts: Vec::new(),
         };
         Self {
             jobname: outcome.job.name.clone(),
             groupid: index as u64,
-            error: 0,
+            error: outcome.failure.as_ref().map_or(0, Error::number),
             elapsed: stats.elapsed.as_secs_f64().ceil() as u64,
             options: outcome.job.options.iter().cloned().collect(),
             read: Direction::new(&stats.read, seconds),
@@ -255,6 +293,12 @@ impl JobReport {
             job_runtime: (seconds * 1000.0).round() as u64,
             bramble_bench: Some(extra),
         }
+    }
+
+    /// Reads and writes a second, unless the job failed.
+    #[must_use]
+    pub fn known_rate(&self) -> Option<f64> {
+        (self.error == 0).then(|| self.rate())
     }
 
     /// Reads and writes a second.

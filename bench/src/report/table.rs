@@ -68,11 +68,11 @@ pub fn summary(document: &Document) -> Table {
         "took",
     ]);
     for job in &document.jobs {
-        let mut cells = vec![
-            job.jobname.clone(),
-            number(job.rate()),
-            number(job.mib_per_second()),
-        ];
+        let mut cells = vec![job.jobname.clone()];
+        cells.extend([job.rate(), job.mib_per_second()].map(|rate| match job.error {
+            0 => number(rate),
+            _ => "-".to_owned(),
+        }));
         cells.extend(latency_cells(job.latency(), &[50.0, 95.0, 99.0, 99.9]));
         cells.push(match job.sync.lat_ns.count {
             0 => "-".to_owned(),

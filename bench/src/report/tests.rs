@@ -8,7 +8,7 @@ use super::*;
 use crate::clock::{FakeClock, SystemClock};
 use crate::job::{self, Job};
 use crate::layer::Directory;
-use crate::run::{self, Observer};
+use crate::run::{Observer, Runner};
 use crate::stats::{Live, Recorder, Side};
 
 struct Quiet;
@@ -40,12 +40,7 @@ fn sample() -> Document {
     let job = job::parse("x", "[sample]\nrw=write\nsize=400k\nfsync=10")
         .unwrap()
         .remove(0);
-    let outcome = Outcome {
-        job,
-        stats: recorder.finish(),
-        verified: 7,
-    };
-    Document::new(&[outcome], 1_700_000_000_123)
+    Document::new(&[Outcome::new(job, recorder.finish(), 7)], 1_700_000_000_123)
 }
 
 #[test]
@@ -117,8 +112,22 @@ fn json_has_the_keys_of_fios_own() {
     };
     let fio: Value = serde_json::from_slice(&output.stdout).unwrap();
     let files = Directory::open(dir.path()).unwrap();
-    let outcomes = run::run(&files, &SystemClock, &job::parse("a.fio", text).unwrap(), &Quiet).unwrap();
-    let ours = serde_json::to_value(Document::new(&outcomes, 0)).unwrap();
+    let runner = Runner {
+        files: &files,
+        clock: &SystemClock,
+        observer: &Quiet,
+        limit: None,
+        keep: false,
+    };
+    let mut document = Document::new(&[], 0);
+    let mut each = |outcome: Outcome| {
+        document.add(&outcome);
+        Ok(())
+    };
+    runner
+        .run(&job::parse("a.fio", text).unwrap(), &mut each)
+        .unwrap();
+    let ours = serde_json::to_value(document).unwrap();
     for part in ["write", "sync"] {
         let (mut theirs, mut own) = (BTreeSet::new(), BTreeSet::new());
         keys("", &fio["jobs"][0][part], &mut theirs);
@@ -190,6 +199,30 @@ fn comparisons_show_ratios() {
             .text()
             .contains("1.0 x")
     );
+}
+
+#[test]
+fn a_job_that_failed_has_no_figures_but_a_reason() {
+    let mut document = sample();
+    let job = Job {
+        name: "broken".to_owned(),
+        ..Job::default()
+    };
+    let failure = Error::Usage("no <disk>\nand more".to_owned());
+    document.add(&Outcome::failed(job, failure).unwrap());
+    assert_eq!(document.failures().collect::<Vec<_>>(), ["broken: no <disk>"]);
+    let reports = [("a", &document), ("b", &document)];
+    for table in [
+        table::summary(&document),
+        compare::RATE.table(&reports, &compare::to_first(&reports)),
+    ] {
+        let text = table.text();
+        let line = text.lines().find(|line| line.contains("broken")).unwrap();
+        assert!(!line.contains(|c: char| ('1'..='9').contains(&c)), "{line}");
+    }
+    assert!(html::page("x", "", &[], &reports).contains("broken: no &lt;disk&gt;"));
+    let back: Document = serde_json::from_str(&serde_json::to_string(&document).unwrap()).unwrap();
+    assert_eq!(back.failures().count(), 1);
 }
 
 #[test]
