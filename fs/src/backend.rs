@@ -101,6 +101,11 @@ pub trait Backend: Propose {
         Unflushed::default()
     }
 
+    /// A file was closed on this node, or lost its last name: what was written to it need not reach the cluster if nobody
+    /// can read it any more. `is_open` tells whether it is open on this node, or may be in a moment by a name that it had;
+    /// it must not call the backend.
+    fn forget_unreadable(&self, _ino: Ino, _is_open: &dyn Fn() -> bool) {}
+
     /// Why bytes of this file, or changes that were made to it, are lost; told once.
     fn take_error(&self, _ino: Ino) -> Option<BackendError> {
         None

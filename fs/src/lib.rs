@@ -9,5 +9,6 @@ pub mod chunk;
 pub mod cli;
 pub mod fuse;
 pub mod lease;
+pub mod medium;
 pub mod node;
 pub mod posix;

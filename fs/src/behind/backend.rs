@@ -430,6 +430,17 @@ impl Backend for LeasedBackend {
         };
         Loan::new(time, Box::new(told))
     }
+
+    fn forget_unreadable(&self, ino: Ino, is_open: &dyn Fn() -> bool) {
+        let forgotten = self.shared.core().forget_unreadable(ino, is_open);
+        match forgotten {
+            // There is room for who waits for it.
+            Ok(true) => self.shared.changed.notify_waiters(),
+            Ok(false) => {}
+            // Then they are pushed.
+            Err(error) => tracing::warn!(ino, %error, "cannot tell whether a file's bytes are still needed"),
+        }
+    }
 }
 
 impl Observer for LeasedBackend {

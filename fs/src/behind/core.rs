@@ -14,7 +14,7 @@ use super::footprint::{self, Way};
 use super::leases::LeaseCache;
 use super::pending::{Batch, Files, Pending};
 use crate::backend::{BackendError, Moment};
-use crate::lease::{Lease, LeaseLink, LeaseMode, ToLeader};
+use crate::lease::{HolderStatus, Lease, LeaseLink, LeaseMode, ToLeader};
 
 /// Inodes whose locks other nodes are known to wait for; forgetting one costs them a poll.
 const WANTED_MAX: usize = 1024;
@@ -64,6 +64,8 @@ pub(super) enum Plan {
     Push {
         session: SessionId,
         batch: Batch,
+        /// Whether somebody waits for it.
+        asked: bool,
         /// Requests that are answered once it is committed; 0 if none is.
         covers: u64,
     },
@@ -374,6 +376,25 @@ impl Core {
         Ok(Attempt::Done(reply, events))
     }
 
+    /// Forgets what was written to a file that nobody can read any more: it has no name, it is not open here, and no
+    /// other node ever could open it. True if there was any.
+    pub(super) fn forget_unreadable(
+        &mut self,
+        ino: Ino,
+        is_open: impl FnOnce() -> bool,
+    ) -> Result<bool, KvError> {
+        if !self.pending.is_dirty(ino) || !self.leases.is_own(ino) {
+            return Ok(false);
+        }
+        // In this order: whoever saw a name had told before that it is being opened.
+        let unnamed = self.reader.inode(ino)?.is_none_or(|inode| inode.nlink == 0);
+        let unreadable = unnamed && !is_open();
+        if unreadable {
+            self.pending.forget_bytes(ino);
+        }
+        Ok(unreadable)
+    }
+
     /// Whether what is pending should be pushed without being asked for.
     pub(super) fn is_due(&self, now: Duration) -> bool {
         let options = &self.options;
@@ -384,6 +405,21 @@ impl Core {
                 .pending
                 .since()
                 .is_some_and(|since| now.saturating_sub(since) >= options.age_max)
+    }
+
+    /// What is held and pending, for people.
+    pub(super) fn status(&self, now: Duration) -> HolderStatus {
+        let (shared, exclusive) = self.leases.counts();
+        let oldest = self.pending.oldest();
+        HolderStatus {
+            shared,
+            exclusive,
+            pending_bytes: self.pending.written_bytes(),
+            pending_changes: self.pending.queued(),
+            oldest: oldest.map(|at| now.saturating_sub(at)),
+            batch_bytes: self.options.background_bytes,
+            inline_bytes_max: self.options.inline_bytes_max,
+        }
     }
 
     /// Asks for a flush of the queue and of these files' bytes; a number that tells when it is done.
@@ -426,6 +462,7 @@ impl Core {
             return Ok(Plan::Push {
                 session,
                 batch,
+                asked: true,
                 covers,
             });
         }
@@ -439,6 +476,7 @@ impl Core {
         Ok(batch.map_or(Plan::Idle, |batch| Plan::Push {
             session,
             batch,
+            asked: false,
             covers: 0,
         }))
     }

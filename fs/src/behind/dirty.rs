@@ -167,6 +167,8 @@ pub(super) struct DirtyFile {
     active: Layer,
     /// When the oldest of `active` was written, on the monotonic clock.
     since: Duration,
+    /// When the oldest of `flushing` was.
+    flushing_since: Duration,
 }
 
 impl DirtyFile {
@@ -175,9 +177,20 @@ impl DirtyFile {
             flushing: None,
             active: Layer::default(),
             since: now,
+            flushing_since: now,
         }
     }
 
+    /// When the oldest was written, on its way or not.
+    pub(super) fn oldest(&self) -> Duration {
+        if self.flushing.is_some() {
+            self.flushing_since
+        } else {
+            self.since
+        }
+    }
+
+    /// When the oldest was written that is not on its way.
     pub(super) fn since(&self) -> Duration {
         self.since
     }
@@ -185,6 +198,11 @@ impl DirtyFile {
     /// Whether anything is not on its way yet.
     pub(super) fn is_active(&self) -> bool {
         !self.active.is_empty()
+    }
+
+    /// Bytes of which it consists, those on their way included.
+    pub(super) fn bytes(&self) -> usize {
+        self.active.bytes + self.flushing.as_ref().map_or(0, |layer| layer.bytes)
     }
 
     pub(super) fn cost_bytes(&self) -> usize {
@@ -213,7 +231,18 @@ impl DirtyFile {
             return None;
         }
         self.flushing = Some(std::mem::take(&mut self.active));
+        self.flushing_since = self.since;
         self.flushing.as_ref()
+    }
+
+    /// Nobody will read what is not on its way yet.
+    pub(super) fn forget(&mut self) {
+        self.active = Layer::default();
+    }
+
+    /// Whether nothing is left of it.
+    pub(super) fn is_clean(&self) -> bool {
+        self.flushing.is_none() && self.active.is_empty()
     }
 
     /// What was taken is committed, or lost.

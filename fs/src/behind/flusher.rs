@@ -14,6 +14,8 @@ use crate::backend::{BackendError, ChunkGuard};
 
 /// Between two looks at the age of what is pending.
 const TICK: Duration = Duration::from_millis(500);
+/// Bytes of a batch that nobody waits for that ride in the log.
+const UNASKED_INLINE_BYTES_MAX: usize = 64 << 10;
 /// Pieces of one flush op.
 const PIECES_MAX: usize = 4096;
 
@@ -55,9 +57,10 @@ impl Shared {
                 Plan::Push {
                     session,
                     batch,
+                    asked,
                     covers,
                 } => {
-                    self.push(session, batch).await?;
+                    self.push(session, batch, asked).await?;
                     self.answer(covers);
                 }
                 Plan::Answered(covers) => self.answer(covers),
@@ -73,10 +76,10 @@ impl Shared {
         }
     }
 
-    async fn push(&self, session: SessionId, batch: Batch) -> Result<(), BackendError> {
+    async fn push(&self, session: SessionId, batch: Batch, asked: bool) -> Result<(), BackendError> {
         let upto = batch.upto;
         let mut items = batch.items;
-        let (flushes, payload, chunks) = match self.store(&batch.files).await {
+        let (flushes, payload, chunks) = match self.store(&batch.files, asked).await {
             Ok(stored) => stored,
             Err(error) => {
                 self.lose(&batch.files, &error);
@@ -149,17 +152,23 @@ impl Shared {
     }
 
     /// Puts the files' bytes where the cluster can refer to them: small amounts into the payload of the batch,
-    /// larger ones into chunks.
+    /// larger ones into chunks: sooner if nobody waits for them, since what is in the log is mostly written twice.
     async fn store(
         &self,
         files: &[FileFlush],
+        asked: bool,
     ) -> Result<(Vec<BatchItem>, Bytes, Vec<ChunkGuard>), BackendError> {
         let total: usize = files
             .iter()
             .flat_map(|file| &file.runs)
             .map(|(_, run)| run.len())
             .sum();
-        if total <= self.options.inline_bytes_max {
+        let inline_bytes_max = if asked {
+            self.options.inline_bytes_max
+        } else {
+            self.options.inline_bytes_max.min(UNASKED_INLINE_BYTES_MAX)
+        };
+        if total <= inline_bytes_max {
             let mut payload = BytesMut::with_capacity(total);
             let mut place = |run: &Bytes| {
                 let offset = u32::try_from(payload.len()).unwrap_or(u32::MAX);

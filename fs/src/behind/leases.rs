@@ -34,6 +34,8 @@ struct Held {
     quiet_since: Duration,
     /// The kernel may answer from its own cache until then.
     lent_until: Duration,
+    /// The inode was made under it: no other node has ever had a lease of it.
+    own: bool,
 }
 
 /// A lease that is on its way back.
@@ -185,6 +187,14 @@ impl LeaseCache {
             now,
         );
         self.born.insert(ino);
+        if let Some(held) = self.held.get_mut(&ino) {
+            held.own = true;
+        }
+    }
+
+    /// Whether no other node has ever had a lease of this inode, and so cannot have opened it.
+    pub(super) fn is_own(&self, ino: Ino) -> bool {
+        self.held.get(&ino).is_some_and(|held| held.own)
     }
 
     /// What the leader must be told before anyone else can come to know of inodes that were made here.
@@ -221,6 +231,7 @@ impl LeaseCache {
                     grant: self.grants,
                     quiet_since: now,
                     lent_until: Duration::ZERO,
+                    own: false,
                 };
                 self.held.insert(lease.ino, held);
             }
@@ -257,6 +268,13 @@ impl LeaseCache {
         if let Err(granted) = request.waiter.send(Granted { inodes, since }) {
             self.unpin(&granted.inodes);
         }
+    }
+
+    /// How many are held, shared and exclusive.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let modes = self.held.values().map(|held| held.mode);
+        let exclusive = modes.filter(|mode| *mode == LeaseMode::Exclusive).count();
+        (self.held.len() - exclusive, exclusive)
     }
 
     pub(super) fn holds(&self, ino: Ino) -> bool {
@@ -311,7 +329,10 @@ impl LeaseCache {
         let keep = held.recall.take()?.keep.filter(|keep| *keep < held.mode);
         held.quiet_since = now;
         match keep {
-            Some(mode) => held.mode = mode,
+            Some(mode) => {
+                held.mode = mode;
+                held.own = false;
+            }
             None => {
                 self.held.remove(&ino);
             }

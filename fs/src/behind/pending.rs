@@ -104,6 +104,11 @@ impl Pending {
         self.dirty_bytes
     }
 
+    /// The files' bytes themselves.
+    pub(super) fn written_bytes(&self) -> usize {
+        self.dirty.values().map(DirtyFile::bytes).sum()
+    }
+
     /// Memory for the queue and what it makes of the state, an estimate.
     pub(super) fn queue_bytes(&self) -> usize {
         self.overlay.bytes() + self.queue.len() * QUEUED_BYTES
@@ -119,7 +124,13 @@ impl Pending {
         touched > self.committed || self.dirty.contains_key(&ino)
     }
 
-    /// When the oldest pending change was made.
+    /// When the oldest change was made that is not committed.
+    pub(super) fn oldest(&self) -> Option<Duration> {
+        let queued = self.queue.front().map(|queued| queued.at);
+        self.dirty.values().map(DirtyFile::oldest).chain(queued).min()
+    }
+
+    /// When the oldest change was made that is to be pushed: bytes of files that are on their way do not count.
     pub(super) fn since(&self) -> Option<Duration> {
         let queued = self.queue.front().map(|queued| queued.at);
         let written = self.dirty.values().filter(|file| file.is_active());
@@ -206,6 +217,24 @@ impl Pending {
         self.dirty_bytes = self.dirty_bytes + file.cost_bytes() - before;
     }
 
+    /// Forgets the bytes of a file that are not on their way yet.
+    pub(super) fn forget_bytes(&mut self, ino: Ino) {
+        let Some(file) = self.dirty.get_mut(&ino) else {
+            return;
+        };
+        let before = file.cost_bytes();
+        file.forget();
+        self.dirty_bytes = self.dirty_bytes + file.cost_bytes() - before;
+        if file.is_clean() {
+            self.dirty.remove(&ino);
+        }
+    }
+
+    /// Whether bytes of a file are not committed.
+    pub(super) fn is_dirty(&self, ino: Ino) -> bool {
+        self.dirty.contains_key(&ino)
+    }
+
     /// The files with bytes that are not on their way yet.
     pub(super) fn dirty_files(&self) -> VecDeque<Ino> {
         let active = self.dirty.iter().filter(|(_, file)| file.is_active());
@@ -242,7 +271,8 @@ impl Pending {
             }
         }
         if items.is_empty() && flushes.is_empty() {
-            self.end_flush();
+            // Changes of bytes that are not needed any more were changes, too.
+            self.commit(self.number);
             return Ok(None);
         }
         Ok(Some(Batch {

@@ -8,7 +8,7 @@ use raftstore::meta::{Ino, SessionId};
 use super::backend::{LeasedBackend, Shared};
 use super::leases::Closing;
 use super::pending::Files;
-use crate::lease::{Kept, Lease, LeaseHolder, LeaseLink, ToLeader};
+use crate::lease::{HolderStatus, Kept, Lease, LeaseHolder, LeaseLink, ToLeader};
 
 /// Looks at the kernel's cache before a lease goes while programs keep reading mapped pages into it.
 const FORGET_TRIES: u32 = 8;
@@ -86,6 +86,11 @@ impl LeaseHolder for Holder {
         }
         self.shared().changed.notify_waiters();
         self.shared().kick.notify_one();
+    }
+
+    fn status(&self) -> HolderStatus {
+        let now = self.shared().now();
+        self.shared().core().status(now)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Moving payload of small writes out of old journal segments, so that the segments can go.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::budget::Budget;
 use super::namer::ChunkNamer;
 use super::plane::DataPlane;
 use crate::backend::{BackendError, Propose};
+use crate::medium::Medium;
 
 /// Live payloads that are looked at together.
 const PAGE_ITEMS: usize = 4096;
@@ -44,6 +46,21 @@ impl Default for MergerOptions {
             round_bytes_max: 16 << 20,
             every: Duration::from_secs(2),
             sparse_every: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Whatever the medium: so that the journal gets shorter, and the processor is left to others.
+const MERGE_BYTES_PER_S: RangeInclusive<u64> = 1 << 20..=32 << 20;
+
+impl MergerOptions {
+    /// With a rate that suits `medium`: half of what it takes. Then merging keeps up with a log that takes in the other
+    /// half, and never takes more than the log does.
+    #[must_use]
+    pub fn for_medium(medium: &Medium) -> Self {
+        Self {
+            merge_bytes_per_s_max: medium.share(2, MERGE_BYTES_PER_S),
+            ..Self::default()
         }
     }
 }

@@ -255,11 +255,15 @@ async fn mount_tree(node: &Running, mount: &Path) -> Result<Mounted, String> {
         OnQuorumLoss::Wait => None,
         OnQuorumLoss::Error => Some(QUORUM_PATIENCE),
     };
+    let options = node
+        .medium()
+        .as_ref()
+        .map_or_else(BehindOptions::default, BehindOptions::for_medium);
     let backend = LeasedBackend::new(
         Arc::clone(node.backend()) as Arc<dyn Backend>,
         node.meta().applied(),
         Arc::clone(&clock),
-        (BehindOptions::default(), patience),
+        (options, patience),
     );
     let vfs = Vfs::new(Arc::clone(&backend) as Arc<dyn Backend>, clock, Limits::behind());
     let upper: Weak<Vfs> = Arc::downgrade(&vfs);

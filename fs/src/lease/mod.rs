@@ -77,6 +77,25 @@ pub enum ToLeader {
     },
 }
 
+/// What a holder has, and what was done under it that the cluster does not know of yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HolderStatus {
+    /// Leases that are shared.
+    pub shared: usize,
+    /// Leases that are exclusive.
+    pub exclusive: usize,
+    /// Written bytes that are not committed.
+    pub pending_bytes: usize,
+    /// Changes of names and attributes that are not committed.
+    pub pending_changes: usize,
+    /// Since the oldest of these was made.
+    pub oldest: Option<Duration>,
+    /// From so many pending bytes on, they are pushed without being asked for.
+    pub batch_bytes: usize,
+    /// With more bytes, a batch goes to chunks.
+    pub inline_bytes_max: usize,
+}
+
 /// The holder's side, called by the link's task, in the order in which the leader sent. Must not block.
 pub trait LeaseHolder: Send + Sync + 'static {
     /// A link to a leader is up for `session`: answers with all that is held (also what was claimed or born here).
@@ -99,4 +118,8 @@ pub trait LeaseHolder: Send + Sync + 'static {
     fn valid_until(&self, session: SessionId, at: Duration);
     /// The session is over: all its leases are gone, and what was not pushed is lost.
     fn session_over(&self, session: SessionId);
+    /// For people; may be called at any time, from any task.
+    fn status(&self) -> HolderStatus {
+        HolderStatus::default()
+    }
 }

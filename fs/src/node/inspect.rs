@@ -15,13 +15,14 @@ use tokio::task::JoinSet;
 
 use super::config::Config;
 use super::leader::duties::system_proposal;
+use super::lease_client::LeaseHolderSlot;
 use super::mountpoint;
-use super::process;
+use super::process::{self, WriteRate};
 use super::raft::{self, Raft};
 use super::session::{SessionKeeper, SessionState};
 use super::status::{
-    ChunksStatus, ClusterStatus, JournalStatus, MediumStatus, MemberStatus, MemoryStatus, MetadataStatus,
-    NodeStatus, RaftStatus, Status,
+    ChunksStatus, ClusterStatus, JournalStatus, LeasesStatus, MeasuredStatus, MediumStatus, MemberStatus,
+    MemoryStatus, MetadataStatus, NodeStatus, PendingStatus, RaftStatus, Status,
 };
 use super::token::JoinToken;
 use super::transport::directory::Directory;
@@ -29,6 +30,8 @@ use super::transport::leader_client::LeaderClient;
 use super::transport::peers::{Lane, Peers};
 use super::transport::wire::WireError;
 use crate::chunk::{DataPlane, Keeper};
+use crate::lease::HolderStatus;
+use crate::medium::Medium;
 
 /// A healthy node answers each question about it within this time.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -69,6 +72,12 @@ pub struct InspectorParts {
     pub session: Arc<SessionKeeper>,
     /// Whether the tree is mounted.
     pub mounted: Arc<AtomicBool>,
+    /// Who holds leases on this node.
+    pub lease_holder: Arc<LeaseHolderSlot>,
+    /// What its medium was found to take.
+    pub medium: Option<Medium>,
+    /// What it writes now.
+    pub write_rate: Arc<WriteRate>,
     /// Snapshots taken in since the start.
     pub installed: Arc<AtomicU64>,
     /// Reads the clocks.
@@ -94,7 +103,7 @@ impl Inspector {
         let quorum = self.quorum();
         let (quorum, reachable) = tokio::join!(quorum, self.probe());
         let parts = &self.parts;
-        let stats = process::medium_space(&parts.store);
+        let held = parts.lease_holder.status();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: self.node(),
@@ -106,10 +115,15 @@ impl Inspector {
             memory: MemoryStatus {
                 resident_bytes: process::memory_resident_bytes(),
             },
-            medium: MediumStatus {
-                written_bytes: process::written_bytes(&parts.journal, parts.plane.store()),
-                capacity_bytes: stats.capacity_bytes,
-                available_bytes: stats.available_bytes,
+            medium: self.medium(&held),
+            leases: LeasesStatus {
+                shared: count(held.shared),
+                exclusive: count(held.exclusive),
+            },
+            pending: PendingStatus {
+                bytes: count(held.pending_bytes),
+                changes: count(held.pending_changes),
+                oldest_ms: held.oldest.map(millis),
             },
             warnings: self.warnings(),
             config: Some(parts.config.clone()),
@@ -227,7 +241,6 @@ impl Inspector {
         let metrics = self.parts.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         RaftStatus {
             term: metrics.current_term,
             voters: count(membership.voter_ids().count()),
@@ -242,12 +255,11 @@ impl Inspector {
 
     fn journal(&self) -> JournalStatus {
         let stats = self.parts.journal.stats();
-        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
         JournalStatus {
             live_segments: count(stats.live_segments),
             free_segments: count(stats.free_segments),
             total_bytes: stats.total_bytes,
-            sync_latency_us: u64::try_from(stats.sync_latency.as_micros()).unwrap_or(u64::MAX),
+            sync_latency_us: micros(stats.sync_latency),
             syncs: stats.syncs,
             written_bytes: stats.written_bytes,
             damaged_reads: stats.damaged_reads,
@@ -258,6 +270,26 @@ impl Inspector {
                 .borrow()
                 .as_ref()
                 .map(ToString::to_string),
+        }
+    }
+
+    fn medium(&self, held: &HolderStatus) -> MediumStatus {
+        let parts = &self.parts;
+        let space = process::medium_space(&parts.store);
+        MediumStatus {
+            written_bytes: process::written_bytes(&parts.journal, parts.plane.store()),
+            capacity_bytes: space.capacity_bytes,
+            available_bytes: space.available_bytes,
+            found: parts.medium.map(|medium| MeasuredStatus {
+                sync_latency_us: micros(medium.sync_latency),
+                write_bytes_per_s: medium.write_bytes_per_s,
+            }),
+            now: MeasuredStatus {
+                sync_latency_us: micros(parts.journal.stats().sync_latency),
+                write_bytes_per_s: parts.write_rate.bytes_per_s(),
+            },
+            batch_bytes: count(held.batch_bytes),
+            inline_bytes_max: count(held.inline_bytes_max),
         }
     }
 
@@ -388,6 +420,18 @@ impl Inspector {
             Err(_) => Err(no_quorum()),
         }
     }
+}
+
+fn count(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn no_quorum() -> WireError {

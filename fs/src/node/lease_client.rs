@@ -15,7 +15,9 @@ use super::session::{SessionKeeper, SessionState};
 use super::transport::leader_client::LeaderClient;
 use super::transport::lease_wire::{FromHolder, Said, ToHolder};
 use super::transport::wire::WireError;
-use crate::lease::{GrantCount, Kept, LINK_MESSAGES_MAX, Lease, LeaseHolder, LeaseLink, LinkReceiver};
+use crate::lease::{
+    GrantCount, HolderStatus, Kept, LINK_MESSAGES_MAX, Lease, LeaseHolder, LeaseLink, LinkReceiver,
+};
 
 /// Messages between the link and the connection.
 const OUTGOING_MAX: usize = 16;
@@ -32,9 +34,16 @@ impl Default for LeaseHolderSlot {
 }
 
 impl LeaseHolderSlot {
-    /// From now on `holder` does. It is called from one task only.
+    /// From now on `holder` does. It is called from one task only, but for its status.
     pub fn set(&self, holder: Arc<dyn LeaseHolder>) {
         self.0.send_replace(Some(holder));
+    }
+
+    /// What it holds now.
+    #[must_use]
+    pub fn status(&self) -> HolderStatus {
+        let holder = self.0.borrow().clone();
+        holder.map_or_else(HolderStatus::default, |holder| holder.status())
     }
 }
 

@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod journal_payloads;
 pub mod leader;
 pub mod lease_client;
+pub mod medium_file;
 pub mod mountpoint;
 pub mod numbers;
 pub mod process;

@@ -1,9 +1,12 @@
 //! What this process uses of the machine.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bramble_proto::NodeStats;
+use raftstore::clock::Clock;
 use raftstore::disk::Space;
 use raftstore::journal::Journal;
 use raftstore::kv;
@@ -31,6 +34,43 @@ pub struct ProcessStats {
     pub chunks: Arc<ChunkStore>,
     /// Background work on them, once it has begun.
     pub keeper: Arc<OnceLock<Arc<Keeper>>>,
+    /// Tells when it was looked at.
+    pub clock: Arc<dyn Clock>,
+    /// Is told what was written whenever it is looked at: with each sign of life.
+    pub rate: Arc<WriteRate>,
+}
+
+/// Looks that a [`WriteRate`] remembers.
+const LOOKS: usize = 11;
+
+/// How fast bytes have been written lately: over the last ten looks at their number.
+#[derive(Debug, Default)]
+pub struct WriteRate(Mutex<VecDeque<(Duration, u64)>>);
+
+impl WriteRate {
+    /// By `now`, on the monotonic clock, so many bytes have been written in all.
+    pub fn look(&self, now: Duration, written_bytes: u64) {
+        let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if looks.len() == LOOKS {
+            looks.pop_front();
+        }
+        looks.push_back((now, written_bytes));
+    }
+
+    /// Bytes per second; 0 before there is anything to tell.
+    #[must_use]
+    pub fn bytes_per_s(&self) -> u64 {
+        let looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some((from, before)), Some((to, after))) = (looks.front(), looks.back()) else {
+            return 0;
+        };
+        let time = to.saturating_sub(*from).as_secs_f64();
+        if time > 0.0 {
+            (after.saturating_sub(*before) as f64 / time) as u64
+        } else {
+            0
+        }
+    }
 }
 
 /// Bytes that this process has written to its store, as its parts count them: the kernel's own count of a process's
@@ -56,9 +96,11 @@ impl StatsSource for ProcessStats {
             capacity_bytes,
             available_bytes,
         } = medium_space(&self.store);
+        let written_bytes = written_bytes(&self.journal, &self.chunks);
+        self.rate.look(self.clock.monotonic(), written_bytes);
         NodeStats {
             memory_resident_bytes: memory_resident_bytes(),
-            medium_written_bytes: written_bytes(&self.journal, &self.chunks),
+            medium_written_bytes: written_bytes,
             capacity_bytes,
             available_bytes,
             chunks_complete: self.keeper.get().is_some_and(|keeper| keeper.is_clean()),
@@ -69,6 +111,18 @@ impl StatsSource for ProcessStats {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rate_is_that_of_the_last_looks() {
+        let rate = WriteRate::default();
+        assert_eq!(rate.bytes_per_s(), 0);
+        let mut written = 0;
+        for second in 0..30 {
+            written += if second < 15 { 1_000_000 } else { 500 };
+            rate.look(Duration::from_secs(second), written);
+        }
+        assert_eq!(rate.bytes_per_s(), 500);
+    }
 
     #[test]
     fn the_kernel_says() {

@@ -28,7 +28,8 @@ use super::leader::duties::Duties;
 use super::leader::liveness::Liveness;
 use super::leader::round::Rounds;
 use super::lease_client::{LeaseClient, LeaseHolderSlot};
-use super::process::ProcessStats;
+use super::medium_file::medium_of;
+use super::process::{ProcessStats, WriteRate};
 use super::proposer::Proposer;
 use super::raft::{self, Raft};
 use super::server::{self, Services};
@@ -51,6 +52,7 @@ use crate::backend::Propose;
 use crate::chunk::{
     ChunkWatcher, DataPlane, Keeper, KeeperOptions, Merger, MergerOptions, MetaView, PlaneOptions, PlaneParts,
 };
+use crate::medium::Medium;
 
 /// The founder decides alone, so this takes as long as its medium does.
 const FOUNDING_TIMEOUT: Duration = Duration::from_secs(60);
@@ -136,6 +138,7 @@ pub struct Running {
     open_files: Arc<OpenFilesSlot>,
     lease_holder: Arc<LeaseHolderSlot>,
     mounted: Arc<AtomicBool>,
+    medium: Option<Medium>,
     inspector: Arc<Inspector>,
     trouble: watch::Sender<Option<Trouble>>,
     stop: watch::Sender<bool>,
@@ -163,6 +166,8 @@ struct Shared {
     session: Arc<SessionKeeper>,
     plane: Arc<DataPlane>,
     clock: Arc<dyn Clock>,
+    medium: Option<Medium>,
+    write_rate: Arc<WriteRate>,
     /// Snapshots taken in since the start.
     installed: Arc<AtomicU64>,
     /// Background work on chunks, once it has begun.
@@ -179,6 +184,7 @@ impl Running {
         listener: std::net::TcpListener,
         around: Surroundings,
     ) -> Result<Self, StartError> {
+        let medium = measured_medium(&store, &around).await;
         let storage = Storage::open(&mut store, &around).await?;
         let id = store.identity.node_id;
         let credentials = Credentials::load(&store.layout)?;
@@ -197,13 +203,15 @@ impl Running {
         let raft = Raft::build(id, config, network, log, machine).await;
         let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
 
-        let shared = share(&store, &storage, &around, (raft, directory, peers));
+        let shared = share(&store, &storage, &around, (raft, directory, peers), medium);
         let watcher = ChunkWatcher::new();
         storage.meta.observe(Arc::clone(&watcher) as Arc<dyn Observer>);
         let keeper = Arc::new(Keeper::start(
             Arc::clone(&shared.plane),
             watcher,
-            KeeperOptions::default(),
+            medium
+                .as_ref()
+                .map_or_else(KeeperOptions::default, KeeperOptions::for_medium),
         ));
         let _ = shared.keeper.set(Arc::clone(&keeper));
         let limits = &store.config.limits;
@@ -226,6 +234,7 @@ impl Running {
         ));
         let open_files = Arc::new(OpenFilesSlot::default());
         let mounted = Arc::new(AtomicBool::new(false));
+        let lease_holder = Arc::new(LeaseHolderSlot::default());
         let inspector = Arc::new(Inspector::new(InspectorParts {
             id,
             cluster_id: store.identity.cluster_id.clone(),
@@ -242,6 +251,9 @@ impl Running {
             leader: Arc::clone(&shared.leader),
             session: Arc::clone(&shared.session),
             mounted: Arc::clone(&mounted),
+            lease_holder: Arc::clone(&lease_holder),
+            medium,
+            write_rate: Arc::clone(&shared.write_rate),
             installed: Arc::clone(&shared.installed),
             clock: Arc::clone(&around.clock),
             warnings: storage.warnings.clone(),
@@ -260,7 +272,6 @@ impl Running {
         found(&mut store, &shared).await?;
         let interval = around.housekeeping_interval;
         work(&mut tasks, &shared, &store, &open_files, (&backend, interval));
-        let lease_holder = Arc::new(LeaseHolderSlot::default());
         lease(&mut tasks, &shared, &lease_holder);
         watch_trouble(&mut tasks, &shared, &trouble);
         Ok(Self {
@@ -275,6 +286,7 @@ impl Running {
             open_files,
             lease_holder,
             mounted,
+            medium,
             inspector,
             trouble,
             stop,
@@ -316,6 +328,12 @@ impl Running {
     #[must_use]
     pub fn lease_holder(&self) -> &LeaseHolderSlot {
         &self.lease_holder
+    }
+
+    /// What its medium was found to take; `None` if it could not be measured.
+    #[must_use]
+    pub fn medium(&self) -> Option<Medium> {
+        self.medium
     }
 
     /// Set while the tree is mounted.
@@ -417,11 +435,19 @@ impl Running {
     }
 }
 
+/// What the store's medium takes: as long as nothing else uses it, that can be measured.
+async fn measured_medium(store: &Store, around: &Surroundings) -> Option<Medium> {
+    let (layout, clock) = (store.layout.clone(), Arc::clone(&around.clock));
+    let measured = tokio::task::spawn_blocking(move || medium_of(&layout, &*clock)).await;
+    measured.ok().flatten()
+}
+
 fn share(
     store: &Store,
     storage: &Storage,
     around: &Surroundings,
     (raft, directory, peers): (Raft, Arc<Directory>, Arc<Peers>),
+    medium: Option<Medium>,
 ) -> Shared {
     let id = store.identity.node_id;
     let (meta, clock) = (Arc::clone(&storage.meta), Arc::clone(&around.clock));
@@ -442,6 +468,7 @@ fn share(
         Arc::clone(&directory),
     ));
     let keeper = Arc::new(OnceLock::new());
+    let write_rate = Arc::<WriteRate>::default();
     let session = Arc::new(SessionKeeper::new(
         id,
         store.config.listen.to_string(),
@@ -453,6 +480,8 @@ fn share(
             journal: Arc::clone(&storage.journal),
             chunks: Arc::clone(&storage.chunks),
             keeper: Arc::clone(&keeper),
+            clock: Arc::clone(&clock),
+            rate: Arc::clone(&write_rate),
         }),
     ));
     let transport =
@@ -480,6 +509,8 @@ fn share(
         session,
         plane,
         clock,
+        medium,
+        write_rate,
         installed: Arc::default(),
         keeper,
     }
@@ -581,7 +612,10 @@ fn work(
         Arc::new(move || session.numbers().namer()),
         MergerOptions {
             every: housekeeping_interval,
-            ..MergerOptions::default()
+            ..shared
+                .medium
+                .as_ref()
+                .map_or_else(MergerOptions::default, MergerOptions::for_medium)
         },
     );
     let (duties, journal) = (Arc::clone(&shared.duties), Arc::clone(&shared.journal));

@@ -27,6 +27,10 @@ pub struct Status {
     pub memory: MemoryStatus,
     /// The medium under this store.
     pub medium: MediumStatus,
+    /// What this node may answer and change on its own.
+    pub leases: LeasesStatus,
+    /// What was done on this node that the cluster does not know of yet.
+    pub pending: PendingStatus,
     /// What an administrator should look at.
     pub warnings: Vec<String>,
     /// The configuration.
@@ -190,6 +194,44 @@ pub struct MediumStatus {
     pub available_bytes: u64,
     /// Size.
     pub capacity_bytes: u64,
+    /// What it was found to take at the first start; `null` if it could not be measured.
+    pub found: Option<MeasuredStatus>,
+    /// What it costs now: an fdatasync of the journal, smoothed, and what this daemon has written over the last ten
+    /// seconds.
+    pub now: MeasuredStatus,
+    /// From so many pending bytes on, they are pushed without being asked for; 0 while nothing is mounted.
+    pub batch_bytes: u64,
+    /// With more bytes, a batch goes to chunks; else it rides in the log.
+    pub inline_bytes_max: u64,
+}
+
+/// What a medium takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeasuredStatus {
+    /// Time of a small write with its fdatasync, microseconds.
+    pub sync_latency_us: u64,
+    /// Bytes per second.
+    pub write_bytes_per_s: u64,
+}
+
+/// The leases of this node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LeasesStatus {
+    /// To answer from its own state.
+    pub shared: u64,
+    /// To change, too.
+    pub exclusive: u64,
+}
+
+/// What waits for being pushed.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PendingStatus {
+    /// Written bytes.
+    pub bytes: u64,
+    /// Changes of names and attributes.
+    pub changes: u64,
+    /// Since the oldest of them was made; `null` if there is none.
+    pub oldest_ms: Option<u64>,
 }
 
 impl Status {
@@ -254,6 +296,19 @@ impl Status {
             self.chunks.repaired,
             self.chunks.damaged,
         );
+        let _ = writeln!(text, "medium    {}", self.medium.line());
+        let _ = write!(
+            text,
+            "leases    {} exclusive, {} shared; pending {} and {} changes",
+            self.leases.exclusive,
+            self.leases.shared,
+            human_bytes(self.pending.bytes),
+            self.pending.changes,
+        );
+        let _ = match self.pending.oldest_ms {
+            Some(age) => writeln!(text, ", the oldest {:.1} s old", age as f64 / 1000.0),
+            None => writeln!(text),
+        };
         let _ = writeln!(
             text,
             "process   {} resident, {} written to the medium; engine {}",
@@ -308,6 +363,23 @@ impl Status {
     }
 }
 
+impl MediumStatus {
+    /// What it was found to take, what it costs now, and what follows.
+    fn line(&self) -> String {
+        let cost = |cost: &MeasuredStatus| {
+            let sync_ms = cost.sync_latency_us as f64 / 1000.0;
+            format!("sync {sync_ms:.1} ms, {}/s", human_bytes(cost.write_bytes_per_s))
+        };
+        let found = self.found.as_ref().map_or("not measured".to_owned(), cost);
+        let mut line = format!("found {found}; now {}", cost(&self.now));
+        if self.batch_bytes > 0 {
+            let (batch, inline) = (human_bytes(self.batch_bytes), human_bytes(self.inline_bytes_max));
+            line.push_str(&format!("; batches of {batch}, in the log up to {inline}"));
+        }
+        line
+    }
+}
+
 /// A number of bytes for people.
 #[must_use]
 pub fn human_bytes(bytes: u64) -> String {
@@ -343,6 +415,35 @@ mod tests {
         assert!(text.contains("NO: 1 of 3 voters can be reached") && text.contains("UNREACHABLE"));
         let json = serde_json::to_string(&status).unwrap();
         assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+    }
+
+    #[test]
+    fn tells_of_the_medium_and_of_what_is_pending() {
+        let mut status = Status::default();
+        assert!(
+            status
+                .to_text()
+                .contains("found not measured; now sync 0.0 ms, 0 B/s\n")
+        );
+        status.medium.found = Some(MeasuredStatus {
+            sync_latency_us: 33_300,
+            write_bytes_per_s: 10 << 20,
+        });
+        status.medium.now.sync_latency_us = 41_000;
+        (status.medium.batch_bytes, status.medium.inline_bytes_max) = (3 << 19, 256 << 10);
+        (status.leases.shared, status.leases.exclusive) = (3, 40);
+        status.pending = PendingStatus {
+            bytes: 2048,
+            changes: 7,
+            oldest_ms: Some(1234),
+        };
+        let text = status.to_text();
+        for line in [
+            "medium    found sync 33.3 ms, 10.0 MiB/s; now sync 41.0 ms, 0 B/s; batches of 1.5 MiB, in the log up to 256.0 KiB\n",
+            "leases    40 exclusive, 3 shared; pending 2.0 KiB and 7 changes, the oldest 1.2 s old\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!   config.json   what the administrator chose
 //!   identity      which node of which cluster this is, and the store's format version (JSON)
 //!   members       the members last known, for finding the others at start (JSON)
+//!   medium        what the medium takes, as it was found at the first start
 //!   tls/          ca.pem, ca.key (0600), node.pem, node.key (0600)
 //!   journal/      Raft's log and votes, payload of small writes
 //!   meta/         the key-value engine
@@ -79,6 +80,16 @@ impl Layout {
     #[must_use]
     pub fn members(&self) -> PathBuf {
         self.root.join("members")
+    }
+    /// `medium`
+    #[must_use]
+    pub fn medium(&self) -> PathBuf {
+        self.root.join("medium")
+    }
+    /// `medium.trial`, while the medium is being measured.
+    #[must_use]
+    pub fn medium_trial(&self) -> PathBuf {
+        self.root.join("medium.trial")
     }
     /// `tls/`
     #[must_use]

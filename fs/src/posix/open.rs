@@ -85,7 +85,14 @@ impl Vfs {
         let unlocked = self.unlock_handle(ino, handle).await;
         self.open.close(ino);
         self.locks.closed(ino, handle);
+        self.forget_unreadable(ino);
         unlocked
+    }
+
+    /// Bytes that nobody can read any more need not be pushed.
+    pub(super) fn forget_unreadable(&self, ino: Ino) {
+        let is_open = || !self.open.open_among(&[ino]).is_empty();
+        self.backend.forget_unreadable(ino, &is_open);
     }
 
     /// Closes a directory's handle.

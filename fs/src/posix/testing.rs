@@ -36,6 +36,7 @@ struct Chunks {
     bytes: HashMap<ChunkId, Bytes>,
     since_sweep: usize,
     reads: u64,
+    stored_bytes: u64,
 }
 
 impl LocalCluster {
@@ -135,6 +136,12 @@ impl LocalCluster {
         self.chunks().reads
     }
 
+    /// Bytes that were stored so far, in chunks and payloads.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.chunks().stored_bytes
+    }
+
     /// How many chunks and payloads are stored.
     #[must_use]
     pub fn chunk_count(&self) -> usize {
@@ -152,6 +159,7 @@ impl LocalCluster {
 
     fn store_chunk(&self, id: ChunkId, data: Bytes) {
         let mut chunks = self.chunks();
+        chunks.stored_bytes += data.len() as u64;
         chunks.bytes.insert(id, data);
         chunks.since_sweep += 1;
     }

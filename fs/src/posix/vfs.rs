@@ -327,8 +327,10 @@ impl Observer for Vfs {
 impl Upper for Vfs {
     fn changed_here(&self, events: &[Event]) {
         for event in events {
-            if let Event::LockFreed { ino } = event {
-                self.locks.wake(*ino);
+            match event {
+                Event::LockFreed { ino } => self.locks.wake(*ino),
+                Event::Orphaned { ino } => self.forget_unreadable(*ino),
+                _ => {}
             }
         }
     }

@@ -7,6 +7,7 @@ mod repair;
 mod scrub;
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ pub use repair::RepairProgress;
 use super::budget::Budget;
 use super::plane::DataPlane;
 use super::watcher::ChunkWatcher;
+use crate::medium::Medium;
 
 /// Bounds of a [`Keeper`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +57,24 @@ impl Default for KeeperOptions {
             walk_every: Duration::from_secs(3600),
             scrub_every: Duration::from_secs(3 * 24 * 3600),
             compact_every: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Whatever the medium: so that repair ends some day, and leaves the processor to others.
+const REPAIR_BYTES_PER_S: RangeInclusive<u64> = 1 << 20..=32 << 20;
+/// Likewise for compaction, whose bytes gain room only.
+const COMPACT_BYTES_PER_S: RangeInclusive<u64> = 256 << 10..=8 << 20;
+
+impl KeeperOptions {
+    /// With rates that suit `medium`: half of what it takes for copies that are missing, so that programs have the
+    /// other half, and an eighth for compaction, which has time.
+    #[must_use]
+    pub fn for_medium(medium: &Medium) -> Self {
+        Self {
+            repair_bytes_per_s_max: medium.share(2, REPAIR_BYTES_PER_S),
+            compact_bytes_per_s_max: medium.share(8, COMPACT_BYTES_PER_S),
+            ..Self::default()
         }
     }
 }

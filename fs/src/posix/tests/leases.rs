@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use raftstore::clock::SystemClock;
-use raftstore::meta::{Event, MetaStore, Observer, Op, SessionId};
+use raftstore::meta::{Event, MetaStore, Observer, Op, RenameMode, SessionId, Source};
 
 use super::*;
 use crate::backend::{Backend, Propose};
@@ -99,22 +99,26 @@ impl Observer for LocalLeader {
 
 /// A filesystem under leases on one more node of `cluster`.
 pub(super) fn leased_vfs(cluster: &Arc<LocalCluster>, leader: &Arc<LocalLeader>, limits: Limits) -> Arc<Vfs> {
-    leased_node(cluster, leader, limits).1
+    leased_node(cluster, leader, limits, small_batches()).1
+}
+
+fn small_batches() -> BehindOptions {
+    BehindOptions {
+        inline_bytes_max: 256,
+        chunk_bytes_max: 4096,
+        leases_max: 64,
+        ..BehindOptions::default()
+    }
 }
 
 fn leased_node(
     cluster: &Arc<LocalCluster>,
     leader: &Arc<LocalLeader>,
     limits: Limits,
+    options: BehindOptions,
 ) -> (Arc<LeasedBackend>, Arc<Vfs>) {
     let inner = cluster.node().unwrap();
     let session = inner.session();
-    let options = BehindOptions {
-        inline_bytes_max: 256,
-        chunk_bytes_max: 4096,
-        leases_max: 64,
-        ..BehindOptions::default()
-    };
     let store = cluster.store();
     let backend = LeasedBackend::new(
         inner.clone(),
@@ -153,4 +157,152 @@ fn leased_node(
         }
     });
     (backend, vfs)
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_goes_to_chunks_sooner() {
+    let cluster = cluster();
+    let leader = LocalLeader::new(cluster.store());
+    let is_payload = |ino| {
+        let extents = cluster.reader().extents(ino, 0, u64::MAX, 10).unwrap();
+        assert!(!extents.is_empty());
+        extents.iter().any(|extent| match extent.source {
+            Source::Chunk { id, .. } => id.payload_index().is_some(),
+            Source::Zero => false,
+        })
+    };
+    for (len, age_max, rides) in [
+        (100 << 10, Duration::MAX, true),
+        (100 << 10, Duration::ZERO, false),
+        (10 << 10, Duration::ZERO, true),
+    ] {
+        let options = BehindOptions {
+            age_max,
+            ..BehindOptions::default()
+        };
+        let (backend, vfs) = leased_node(&cluster, &leader, small_limits(), options);
+        let (ino, _) = opened(&vfs, &format!("{len} {age_max:?}")).await;
+        write(&vfs, ino, 0, &vec![7; len]).await;
+        if age_max.is_zero() {
+            while behind::holder(&backend).status().pending_bytes > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        } else {
+            vfs.sync(ino).await.unwrap();
+        }
+        assert_eq!(is_payload(ino), rides, "{len} bytes, {age_max:?}");
+    }
+}
+
+/// Two nodes under leases, the first with its backend.
+fn leased_pair() -> (Arc<LocalCluster>, Arc<LeasedBackend>, Arc<Vfs>, Arc<Vfs>) {
+    let cluster = cluster();
+    let leader = LocalLeader::new(cluster.store());
+    let (backend, one) = leased_node(&cluster, &leader, small_limits(), small_batches());
+    let other = leased_vfs(&cluster, &leader, small_limits());
+    (cluster, backend, one, other)
+}
+
+async fn opened(vfs: &Vfs, name: &str) -> (Ino, u64) {
+    let kind = new(FileKind::Regular, 0o644);
+    let made = vfs
+        .create(ROOT_INO, name.as_bytes(), kind, READ_WRITE)
+        .await
+        .unwrap();
+    (made.inode.ino, made.handle)
+}
+
+#[tokio::test]
+async fn bytes_that_nobody_can_read_any_more_are_not_pushed() {
+    let (cluster, backend, one, _) = leased_pair();
+    let before = cluster.stored_bytes();
+    let contents = vec![7; 5000];
+
+    // Closed, then removed; removed, then closed; replaced.
+    let (first, handle) = opened(&one, "first").await;
+    write(&one, first, 0, &contents).await;
+    one.release(first, handle).await.unwrap();
+    assert!(behind::holder(&backend).status().pending_bytes == contents.len());
+    one.unlink(ROOT_INO, b"first").await.unwrap();
+    let (second, handle) = opened(&one, "second").await;
+    write(&one, second, 0, &contents).await;
+    one.unlink(ROOT_INO, b"second").await.unwrap();
+    one.release(second, handle).await.unwrap();
+    let (third, handle) = opened(&one, "third").await;
+    write(&one, third, 0, &contents).await;
+    one.release(third, handle).await.unwrap();
+    let (fourth, handle) = opened(&one, "fourth").await;
+    one.rename(ROOT_INO, b"fourth", ROOT_INO, b"third", RenameMode::Replace)
+        .await
+        .unwrap();
+    one.release(fourth, handle).await.unwrap();
+    let status = behind::holder(&backend).status();
+    assert_eq!((status.pending_bytes, status.pending_changes), (0, 7));
+    assert!(status.oldest.is_some() && status.exclusive > 0);
+
+    // What was done to names goes its way, in order.
+    known(&one).await;
+    assert_eq!(cluster.stored_bytes(), before);
+    let mut orphans = cluster.reader().orphans(0, 10).unwrap();
+    orphans.sort_unstable();
+    assert_eq!(orphans, [first, second, third]);
+    let entry = cluster.reader().lookup(ROOT_INO, b"third").unwrap();
+    assert_eq!(entry.unwrap().ino, fourth);
+    assert_eq!(behind::holder(&backend).status().oldest, None);
+}
+
+#[tokio::test]
+async fn bytes_of_a_removed_file_stay_readable_where_it_is_open() {
+    let (cluster, backend, one, other) = leased_pair();
+    let pending = || behind::holder(&backend).status().pending_bytes;
+    // By one of two handles, here.
+    let (ino, first) = opened(&one, "twice").await;
+    write(&one, ino, 0, b"still here").await;
+    let second = one.open(ino, READ_WRITE).await.unwrap();
+    one.unlink(ROOT_INO, b"twice").await.unwrap();
+    one.release(ino, first).await.unwrap();
+    assert_eq!(pending(), 10);
+    assert_eq!(&read_all(&one, ino).await[..], b"still here");
+    known(&one).await;
+    assert_eq!(&read_all(&one, ino).await[..], b"still here");
+    write(&one, ino, 0, b"for a moment").await;
+    assert_eq!(pending(), 12);
+    let stored = cluster.stored_bytes();
+    one.release(ino, second.handle).await.unwrap();
+    assert_eq!(pending(), 0);
+    known(&one).await;
+    assert_eq!(cluster.stored_bytes(), stored);
+
+    // By another name.
+    let (ino, handle) = opened(&one, "name").await;
+    write(&one, ino, 0, b"linked").await;
+    one.link(ino, ROOT_INO, b"another").await.unwrap();
+    one.unlink(ROOT_INO, b"name").await.unwrap();
+    one.release(ino, handle).await.unwrap();
+    assert_eq!(pending(), 6);
+
+    // On another node, which has no lease any more when it is written and removed.
+    let (ino, handle) = opened(&one, "elsewhere").await;
+    known(&one).await;
+    let elsewhere = other.open(ino, READ_WRITE).await.unwrap();
+    write(&one, ino, 0, b"written here").await;
+    one.release(ino, handle).await.unwrap();
+    one.unlink(ROOT_INO, b"elsewhere").await.unwrap();
+    assert!(pending() >= 12);
+    assert_eq!(&read_all(&other, ino).await[..], b"written here");
+    other.release(ino, elsewhere.handle).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_goes_whose_file_lost_its_bytes_before_they_were_pushed() {
+    let (_, backend, one, other) = leased_pair();
+    let (ino, handle) = opened(&one, "f").await;
+    known(&one).await;
+    one.unlink(ROOT_INO, b"f").await.unwrap();
+    known(&one).await;
+    write(&one, ino, 0, b"nobody's").await;
+    one.release(ino, handle).await.unwrap();
+    assert_eq!(behind::holder(&backend).status().pending_bytes, 0);
+    let seen = tokio::time::timeout(Duration::from_secs(10), other.getattr(ino)).await;
+    assert_eq!(seen.expect("the lease is given back").unwrap().nlink, 0);
 }

@@ -1,0 +1,102 @@
+//! Bounds of write-behind, and what the medium has to say in them.
+
+use std::time::Duration;
+
+use crate::medium::Medium;
+
+/// A batch that nobody has asked for has as many bytes as the medium takes in this time: the two syncs that it costs
+/// are a small part of that on any medium.
+const BATCH_TIME: Duration = Duration::from_millis(150);
+/// Also on a medium that takes less in that time.
+const BATCH_BYTES_MIN: usize = 512 << 10;
+/// What `inline_bytes_max` can be.
+const INLINE_BYTES: std::ops::RangeInclusive<usize> = 64 << 10..=256 << 10;
+/// Of what is synced in small amounts, about one part in so many is still there when it would be moved out of the log:
+/// the rest has been overwritten.
+const OVERWRITTEN_PARTS: u32 = 2;
+
+/// Bounds of write-behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BehindOptions {
+    /// Written bytes that may wait; writers wait when there are more.
+    pub dirty_bytes_max: usize,
+    /// From so many on they are pushed without being asked for.
+    pub background_bytes: usize,
+    /// Changes that may wait in the queue.
+    pub queued_max: usize,
+    /// Memory for the queue, and for what it makes of the state.
+    pub queue_bytes_max: usize,
+    /// Nothing waits longer than this.
+    pub age_max: Duration,
+    /// Bytes of a batch that ride in the log; with more, they go to chunks.
+    pub inline_bytes_max: usize,
+    /// Size of a chunk.
+    pub chunk_bytes_max: usize,
+    /// Chunks of one batch that are on their way at the same time.
+    pub chunk_writes_max: usize,
+    /// Leases that this node holds at most.
+    pub leases_max: usize,
+    /// The kernel answers on its own for at most so long after it was told something.
+    pub lent_max: Duration,
+}
+
+impl Default for BehindOptions {
+    fn default() -> Self {
+        Self {
+            dirty_bytes_max: 4 << 20,
+            background_bytes: 3 << 19,
+            queued_max: 8192,
+            queue_bytes_max: 4 << 20,
+            age_max: Duration::from_secs(5),
+            inline_bytes_max: 256 << 10,
+            chunk_bytes_max: 1 << 20,
+            chunk_writes_max: 3,
+            leases_max: 6_144,
+            lent_max: Duration::from_millis(250),
+        }
+    }
+}
+
+impl BehindOptions {
+    /// With batches that suit `medium`.
+    #[must_use]
+    pub fn for_medium(medium: &Medium) -> Self {
+        let options = Self::default();
+        let bytes_in = |time| usize::try_from(medium.bytes_in(time)).unwrap_or(usize::MAX);
+        // While one batch is on its way, there is room for the next.
+        let batch_bytes_max = options.dirty_bytes_max / 2;
+        Self {
+            background_bytes: bytes_in(BATCH_TIME).clamp(BATCH_BYTES_MIN, batch_bytes_max),
+            // In the log, what lives on is written twice; in a chunk, it costs one more sync.
+            inline_bytes_max: bytes_in(medium.sync_latency * OVERWRITTEN_PARTS)
+                .clamp(*INLINE_BYTES.start(), *INLINE_BYTES.end()),
+            ..options
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_follow_the_medium_within_bounds() {
+        let sizes = |sync_us, write_bytes_per_s| {
+            let sync_latency = Duration::from_micros(sync_us);
+            let options = BehindOptions::for_medium(&Medium {
+                sync_latency,
+                write_bytes_per_s,
+            });
+            assert!(options.background_bytes * 2 <= options.dirty_bytes_max);
+            (options.background_bytes >> 10, options.inline_bytes_max >> 10)
+        };
+        // A stick: syncs are dear. A card: bytes are.
+        assert_eq!(sizes(33_000, 10 << 20), (1536, 256));
+        assert_eq!(sizes(4_000, 15 << 20), (2048, 122));
+        // A card that is worn out, a disk, and what no medium is.
+        assert_eq!(sizes(200_000, 1 << 19), (512, 204));
+        assert_eq!(sizes(100, 400 << 20), (2048, 81));
+        assert_eq!(sizes(1, 1), (512, 64));
+        assert_eq!(sizes(600_000_000, u64::MAX), (2048, 256));
+    }
+}
