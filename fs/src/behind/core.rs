@@ -21,6 +21,13 @@ const WANTED_MAX: usize = 1024;
 /// Errors that wait to be reported.
 const ERRORS_MAX: usize = 4096;
 
+/// A batch waits for those who synced last for this part of the time that the last one took.
+const GATHER_SHARE: u32 = 4;
+/// But not for longer.
+const GATHER_MAX: Duration = Duration::from_millis(8);
+/// Timers are not finer.
+const GATHER_MIN: Duration = Duration::from_millis(1);
+
 /// What became of an attempt to do something.
 #[derive(Debug)]
 pub(super) enum Attempt {
@@ -106,6 +113,12 @@ pub(super) struct Core {
     files: BTreeSet<Ino>,
     all_files: bool,
     asked: Option<Asked>,
+    /// Flushes answered so far.
+    answered: u64,
+    /// How many will ask again soon.
+    expected: u64,
+    /// They are waited for until then.
+    gather_until: Duration,
     /// Files that are due, though nobody has asked.
     due: VecDeque<Ino>,
 }
@@ -131,6 +144,9 @@ impl Core {
             files: BTreeSet::new(),
             all_files: false,
             asked: None,
+            answered: 0,
+            expected: 0,
+            gather_until: Duration::ZERO,
             due: VecDeque::new(),
         }
     }
@@ -398,8 +414,8 @@ impl Core {
     /// Whether what is pending should be pushed without being asked for.
     pub(super) fn is_due(&self, now: Duration) -> bool {
         let options = &self.options;
-        self.pending.dirty_bytes() >= options.background_bytes
-            || self.pending.queued() >= options.queued_max / 2
+        self.pending.active_bytes() >= options.background_bytes
+            || self.pending.untaken() >= options.queued_max / 2
             || self.pending.queue_bytes() >= options.queue_bytes_max / 2
             || self
                 .pending
@@ -432,8 +448,43 @@ impl Core {
         self.requested
     }
 
-    /// The next batch: of what was asked for, else of what is due. So nobody who syncs waits for what others wrote.
-    pub(super) fn plan(&mut self, now: Duration) -> Result<Plan, KvError> {
+    /// For how long to wait for more of those whom the last batch has answered: threads that sync again and again would
+    /// else divide between two batches that take turns, and each wait for both. `None` if nobody is expected.
+    pub(super) fn gather(&self, now: Duration) -> Option<Duration> {
+        let asking = self.requested - self.planned;
+        let more = asking > 0 && asking < self.expected && self.asked.is_none();
+        let left = self.gather_until.saturating_sub(now);
+        (more && !left.is_zero()).then_some(left)
+    }
+
+    /// Flush requests up to this one are answered, by a batch that took so long.
+    pub(super) fn answered(&mut self, covers: u64, took: Duration, now: Duration) {
+        let waited = covers.saturating_sub(self.answered);
+        self.answered = self.answered.max(covers);
+        self.expected = waited + (self.requested - self.planned);
+        let gather = (took / GATHER_SHARE).min(GATHER_MAX);
+        self.gather_until = if gather < GATHER_MIN { now } else { now + gather };
+    }
+
+    /// Whether there is so much to be pushed that its bytes should be on their way before the batch under way is
+    /// committed.
+    fn is_worth_chunks(&self, now: Duration) -> bool {
+        let asked = self.asked.iter().flat_map(|asked| &asked.files);
+        let bytes = if self.all_files || (self.due.is_empty() && self.is_due(now)) {
+            self.pending.active_bytes()
+        } else {
+            let files = asked.chain(&self.files).chain(&self.due);
+            self.pending.active_bytes_of(files)
+        };
+        bytes >= self.options.chunk_bytes_max
+    }
+
+    /// The next batch: of what was asked for, else of what is due. So nobody who syncs waits for what others wrote. While
+    /// a batch is `under_way`, there is another only if it has chunks to store first: small changes gather.
+    pub(super) fn plan(&mut self, now: Duration, under_way: bool) -> Result<Plan, KvError> {
+        if under_way && self.session.is_some() && !self.is_worth_chunks(now) {
+            return Ok(Plan::Idle);
+        }
         if self.asked.is_none() && self.planned < self.requested {
             self.planned = self.requested;
             let files = std::mem::take(&mut self.files);

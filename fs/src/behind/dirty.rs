@@ -1,6 +1,6 @@
 //! Bytes of one file that were written here and are not committed yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -158,36 +158,41 @@ impl Unflushed {
     }
 }
 
+/// Bytes on their way to the cluster.
+#[derive(Debug)]
+struct Flushing {
+    /// The batch that has them.
+    batch: u64,
+    layer: Layer,
+    /// When the oldest was written, on the monotonic clock.
+    since: Duration,
+}
+
 /// What of a file is not committed yet.
 #[derive(Debug)]
 pub(super) struct DirtyFile {
-    /// On its way to the cluster.
-    flushing: Option<Layer>,
+    /// On its way, oldest batch first.
+    flushing: VecDeque<Flushing>,
     /// Since then.
     active: Layer,
     /// When the oldest of `active` was written, on the monotonic clock.
     since: Duration,
-    /// When the oldest of `flushing` was.
-    flushing_since: Duration,
 }
 
 impl DirtyFile {
     pub(super) fn new(now: Duration) -> Self {
         Self {
-            flushing: None,
+            flushing: VecDeque::new(),
             active: Layer::default(),
             since: now,
-            flushing_since: now,
         }
     }
 
     /// When the oldest was written, on its way or not.
     pub(super) fn oldest(&self) -> Duration {
-        if self.flushing.is_some() {
-            self.flushing_since
-        } else {
-            self.since
-        }
+        self.flushing
+            .front()
+            .map_or(self.since, |flushing| flushing.since)
     }
 
     /// When the oldest was written that is not on its way.
@@ -202,11 +207,22 @@ impl DirtyFile {
 
     /// Bytes of which it consists, those on their way included.
     pub(super) fn bytes(&self) -> usize {
-        self.active.bytes + self.flushing.as_ref().map_or(0, |layer| layer.bytes)
+        self.active.bytes
+            + self
+                .flushing
+                .iter()
+                .map(|flushing| flushing.layer.bytes)
+                .sum::<usize>()
+    }
+
+    /// Memory for what is not on its way, an estimate.
+    pub(super) fn active_cost_bytes(&self) -> usize {
+        self.active.cost_bytes()
     }
 
     pub(super) fn cost_bytes(&self) -> usize {
-        self.active.cost_bytes() + self.flushing.as_ref().map_or(0, Layer::cost_bytes)
+        let flushing = self.flushing.iter().map(|flushing| flushing.layer.cost_bytes());
+        self.active.cost_bytes() + flushing.sum::<usize>()
     }
 
     pub(super) fn write(&mut self, now: Duration, offset: u64, data: Bytes) {
@@ -225,14 +241,18 @@ impl DirtyFile {
         }
     }
 
-    /// What is written now goes on top of what is taken here, until [`DirtyFile::flushed`].
-    pub(super) fn take(&mut self) -> Option<&Layer> {
-        if self.flushing.is_some() || self.active.is_empty() {
+    /// What the batch `batch` is to commit. What is written from now on goes on top of it, until
+    /// [`DirtyFile::flushed`].
+    pub(super) fn take(&mut self, batch: u64) -> Option<&Layer> {
+        if self.active.is_empty() {
             return None;
         }
-        self.flushing = Some(std::mem::take(&mut self.active));
-        self.flushing_since = self.since;
-        self.flushing.as_ref()
+        self.flushing.push_back(Flushing {
+            batch,
+            layer: std::mem::take(&mut self.active),
+            since: self.since,
+        });
+        self.flushing.back().map(|flushing| &flushing.layer)
     }
 
     /// Nobody will read what is not on its way yet.
@@ -242,16 +262,23 @@ impl DirtyFile {
 
     /// Whether nothing is left of it.
     pub(super) fn is_clean(&self) -> bool {
-        self.flushing.is_none() && self.active.is_empty()
+        self.flushing.is_empty() && self.active.is_empty()
     }
 
-    /// What was taken is committed, or lost.
-    pub(super) fn flushed(&mut self) {
-        self.flushing = None;
+    /// What batches up to `batch` have taken is committed, or lost.
+    pub(super) fn flushed(&mut self, batch: u64) {
+        while self
+            .flushing
+            .front()
+            .is_some_and(|flushing| flushing.batch <= batch)
+        {
+            self.flushing.pop_front();
+        }
     }
 
     pub(super) fn view(&self, start: u64, end: u64) -> Unflushed {
-        let layers = self.flushing.iter().chain(std::iter::once(&self.active));
+        let flushing = self.flushing.iter().map(|flushing| &flushing.layer);
+        let layers = flushing.chain(std::iter::once(&self.active));
         Unflushed {
             layers: layers
                 .filter(|layer| !layer.is_empty())
@@ -312,6 +339,7 @@ mod tests {
         for seed in 0..300 {
             let mut rng = StdRng::seed_from_u64(seed);
             let mut file = DirtyFile::new(Duration::ZERO);
+            let mut batch = 0;
             let mut committed = vec![9; 64];
             let mut expected = committed.clone();
             for step in 0..60 {
@@ -321,16 +349,20 @@ mod tests {
                         file.truncate(Duration::ZERO, size);
                         expected[index(size)..].fill(0);
                     }
-                    1 => drop(file.take()),
+                    1 => {
+                        batch += 1;
+                        let _ = file.take(batch);
+                    }
                     2 => {
-                        if let Some(layer) = file.flushing.clone() {
+                        if let Some(flushing) = file.flushing.front() {
+                            let (batch, layer) = (flushing.batch, flushing.layer.clone());
                             if let Some(cut) = layer.cut {
                                 committed[index(cut)..].fill(0);
                             }
                             for (offset, run) in runs(layer.ranges(), 16) {
                                 committed[index(offset)..index(offset) + run.len()].copy_from_slice(&run);
                             }
-                            file.flushed();
+                            file.flushed(batch);
                         }
                     }
                     _ => {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, StreamExt};
 use raftstore::meta::{BatchItem, MetaError, Op, Piece, PieceData, Refusal, Reply, SessionId};
+use tokio::task::JoinHandle;
 
 use super::backend::{LeasedBackend, Shared};
 use super::core::Plan;
@@ -18,6 +19,25 @@ const TICK: Duration = Duration::from_millis(500);
 const UNASKED_INLINE_BYTES_MAX: usize = 64 << 10;
 /// Pieces of one flush op.
 const PIECES_MAX: usize = 4096;
+
+/// A batch whose bytes are where the cluster can refer to them.
+struct Stored {
+    number: u64,
+    upto: u64,
+    items: Vec<BatchItem>,
+    payload: Bytes,
+    chunks: Vec<ChunkGuard>,
+}
+
+/// Waits for a batch that is being committed, if there is one.
+async fn end(committing: &mut Option<JoinHandle<Result<(), BackendError>>>) -> Result<(), BackendError> {
+    match committing.take() {
+        Some(committing) => committing
+            .await
+            .unwrap_or_else(|error| Err(BackendError::Stopped(error.to_string()))),
+        None => Ok(()),
+    }
+}
 
 impl LeasedBackend {
     /// Pushes changes for as long as the node lives. Ends only if that cannot be done any more: the node must leave.
@@ -49,10 +69,16 @@ impl LeasedBackend {
 }
 
 impl Shared {
-    /// Pushes until there is nothing to push.
-    async fn push_all(&self) -> Result<(), BackendError> {
+    /// Pushes until there is nothing to push. While one batch is being committed, the chunks of the next are stored.
+    async fn push_all(self: &Arc<Self>) -> Result<(), BackendError> {
+        let mut before: Option<JoinHandle<Result<(), BackendError>>> = None;
         loop {
-            let plan = self.core().plan(self.now())?;
+            let gather = self.core().gather(self.now());
+            if let (Some(time), None) = (gather, &before) {
+                let _ = tokio::time::timeout(time, self.kick.notified()).await;
+                continue;
+            }
+            let plan = self.core().plan(self.now(), before.is_some())?;
             match plan {
                 Plan::Push {
                     session,
@@ -60,11 +86,29 @@ impl Shared {
                     asked,
                     covers,
                 } => {
-                    self.push(session, batch, asked).await?;
+                    let began = self.now();
+                    let stored = self.prepare(batch, asked).await;
+                    end(&mut before).await?;
+                    before = Some(tokio::spawn(
+                        Arc::clone(self).commit(session, stored, covers, began),
+                    ));
+                }
+                Plan::Answered(covers) => {
+                    end(&mut before).await?;
                     self.answer(covers);
                 }
-                Plan::Answered(covers) => self.answer(covers),
-                Plan::Idle => return Ok(()),
+                Plan::Idle => {
+                    let Some(committing) = &mut before else {
+                        return Ok(());
+                    };
+                    tokio::select! {
+                        ended = committing => {
+                            before = None;
+                            ended.unwrap_or_else(|error| Err(BackendError::Stopped(error.to_string())))?;
+                        }
+                        () = self.kick.notified() => {}
+                    }
+                }
             }
         }
     }
@@ -76,8 +120,8 @@ impl Shared {
         }
     }
 
-    async fn push(&self, session: SessionId, batch: Batch, asked: bool) -> Result<(), BackendError> {
-        let upto = batch.upto;
+    /// Stores the bytes of a batch.
+    async fn prepare(&self, batch: Batch, asked: bool) -> Stored {
         let mut items = batch.items;
         let (flushes, payload, chunks) = match self.store(&batch.files, asked).await {
             Ok(stored) => stored,
@@ -87,25 +131,47 @@ impl Shared {
             }
         };
         items.extend(flushes);
+        Stored {
+            number: batch.number,
+            upto: batch.upto,
+            items,
+            payload,
+            chunks,
+        }
+    }
+
+    /// Commits a batch whose bytes are stored, and answers flush requests up to `covers`.
+    async fn commit(
+        self: Arc<Self>,
+        session: SessionId,
+        stored: Stored,
+        covers: u64,
+        began: Duration,
+    ) -> Result<(), BackendError> {
+        let items = stored.items;
         let answer = if items.is_empty() {
             Ok(Reply::Batch { refused: Vec::new() })
         } else {
             let op = Op::Batch { items: items.clone() };
-            self.inner.submit_within(session, op, payload).await
+            self.inner.submit_within(session, op, stored.payload).await
         };
-        drop(chunks);
+        drop(stored.chunks);
         match answer {
             Ok(Reply::Batch { refused }) => {
                 for (index, error) in refused {
                     self.refused(items.get(index as usize), &error);
                 }
+                let now = self.now();
                 let mut core = self.core();
                 if core.session == Some(session) {
-                    core.pending.commit(upto);
+                    core.pending.commit(stored.number, stored.upto);
                     // The cluster knows of them now.
                     if let Some(claim) = core.leases.claim() {
                         core.tell(claim);
                     }
+                }
+                if covers > 0 {
+                    core.answered(covers, now.saturating_sub(began), now);
                 }
             }
             // Nothing of it was done, and nothing of it will be: `session_over` has told, or will.
@@ -121,6 +187,7 @@ impl Shared {
             }
             Err(error) => return Err(error),
         }
+        self.answer(covers);
         self.changed.notify_waiters();
         Ok(())
     }

@@ -48,9 +48,11 @@ pub(super) struct FileFlush {
     pub(super) state: FileState,
 }
 
-/// What is to be committed together. Until it is, there is no other.
+/// What is to be committed together, after the batches that were taken before it.
 #[derive(Debug)]
 pub(super) struct Batch {
+    /// Of the batches taken so far.
+    pub(super) number: u64,
     /// All changes up to this number, but those of files' bytes, have been committed with it.
     pub(super) upto: u64,
     pub(super) items: Vec<BatchItem>,
@@ -72,6 +74,13 @@ pub(super) struct Pending {
     queue: VecDeque<Queued>,
     dirty: BTreeMap<Ino, DirtyFile>,
     dirty_bytes: usize,
+    /// Those of them that are on their way.
+    flushing_bytes: usize,
+    /// Changes at the front of the queue that are on their way.
+    taken: usize,
+    /// Batches so far, and those of them that are on their way.
+    batches: u64,
+    under_way: u32,
     /// Of the newest change.
     number: u64,
     /// Everything up to here is committed, but for the bytes of files.
@@ -85,6 +94,10 @@ impl Pending {
             queue: VecDeque::new(),
             dirty: BTreeMap::new(),
             dirty_bytes: 0,
+            flushing_bytes: 0,
+            taken: 0,
+            batches: 0,
+            under_way: 0,
             number: 0,
             committed: 0,
         }
@@ -114,9 +127,25 @@ impl Pending {
         self.overlay.bytes() + self.queue.len() * QUEUED_BYTES
     }
 
+    /// Memory for the files' bytes that are not on their way, an estimate.
+    pub(super) fn active_bytes(&self) -> usize {
+        self.dirty_bytes.saturating_sub(self.flushing_bytes)
+    }
+
+    /// Likewise, of these files.
+    pub(super) fn active_bytes_of<'a>(&self, files: impl Iterator<Item = &'a Ino>) -> usize {
+        let files = files.filter_map(|ino| self.dirty.get(ino));
+        files.map(DirtyFile::active_cost_bytes).sum()
+    }
+
     /// Changes in the queue.
     pub(super) fn queued(&self) -> usize {
         self.queue.len()
+    }
+
+    /// Those of them that are not on their way.
+    pub(super) fn untaken(&self) -> usize {
+        self.queue.len().saturating_sub(self.taken)
     }
 
     /// Whether anything of an inode is not committed that was last changed under the number `touched`.
@@ -130,9 +159,9 @@ impl Pending {
         self.dirty.values().map(DirtyFile::oldest).chain(queued).min()
     }
 
-    /// When the oldest change was made that is to be pushed: bytes of files that are on their way do not count.
+    /// When the oldest change was made that is to be pushed: what is on its way does not count.
     pub(super) fn since(&self) -> Option<Duration> {
-        let queued = self.queue.front().map(|queued| queued.at);
+        let queued = self.queue.get(self.taken).map(|queued| queued.at);
         let written = self.dirty.values().filter(|file| file.is_active());
         written.map(DirtyFile::since).chain(queued).min()
     }
@@ -242,20 +271,29 @@ impl Pending {
     }
 
     /// The next changes to be committed: all of the queue, and the bytes of the first of `files`, which are taken from
-    /// there; as much as fits. `None` if there is nothing. To be ended by [`Pending::commit`] before the next is taken.
+    /// there; as much as fits. `None` if there is nothing. To be ended by [`Pending::commit`], in the order in which they
+    /// are taken.
     pub(super) fn take(&mut self, files: &mut VecDeque<Ino>) -> Result<Option<Batch>, KvError> {
         let mut bytes = 0;
         let fits = |queued: &&Queued| {
             bytes += bytes_of(&queued.item.op);
             bytes <= BATCH_BYTES_MAX
         };
-        let next = self.queue.iter().take(ITEMS_MAX).take_while(fits);
+        let number = self.batches + 1;
+        let next = self
+            .queue
+            .iter()
+            .skip(self.taken)
+            .take(ITEMS_MAX)
+            .take_while(fits);
         let items: Vec<BatchItem> = next.map(|queued| queued.item.clone()).collect();
-        if items.len() < self.queue.len() {
+        if items.len() < self.untaken() {
             // Bytes wait for the names that come before them.
-            let upto = self.queue.get(items.len() - 1).map_or(0, |last| last.number);
+            self.begin_batch(items.len());
+            let last = self.taken.checked_sub(1).and_then(|last| self.queue.get(last));
             return Ok(Some(Batch {
-                upto,
+                number,
+                upto: last.map_or(0, |last| last.number),
                 items,
                 files: Vec::new(),
                 complete: false,
@@ -265,17 +303,21 @@ impl Pending {
         let mut written = 0;
         while flushes.len() < FILES_MAX && written < WRITTEN_BYTES_MAX {
             let Some(ino) = files.pop_front() else { break };
-            if let Some(flush) = self.take_file(ino)? {
+            if let Some(flush) = self.take_file(ino, number)? {
                 written += flush.runs.iter().map(|(_, run)| run.len()).sum::<usize>();
                 flushes.push(flush);
             }
         }
         if items.is_empty() && flushes.is_empty() {
-            // Changes of bytes that are not needed any more were changes, too.
-            self.commit(self.number);
+            if self.under_way == 0 {
+                // Changes of bytes that are not needed any more were changes, too.
+                self.forget_overlay(self.number);
+            }
             return Ok(None);
         }
+        self.begin_batch(items.len());
         Ok(Some(Batch {
+            number,
             upto: self.number,
             items,
             files: flushes,
@@ -283,13 +325,25 @@ impl Pending {
         }))
     }
 
-    /// What of a file is to be committed. `None` if that is nothing: also if it was freed since, and nobody can read it.
-    fn take_file(&mut self, ino: Ino) -> Result<Option<FileFlush>, KvError> {
-        let state = self.overlay.reader().inode(ino)?;
-        let Some(layer) = self.dirty.get_mut(&ino).and_then(DirtyFile::take) else {
+    /// These many more changes are on their way.
+    fn begin_batch(&mut self, items: usize) {
+        self.batches += 1;
+        self.under_way += 1;
+        self.taken += items;
+    }
+
+    /// What of a file is to be committed by a batch. `None` if that is nothing: also if it was freed since, and nobody can
+    /// read it.
+    fn take_file(&mut self, ino: Ino, batch: u64) -> Result<Option<FileFlush>, KvError> {
+        let Some(state) = self.overlay.reader().inode(ino)? else {
+            self.forget_bytes(ino);
             return Ok(None);
         };
-        Ok(state.map(|state| FileFlush {
+        let Some(layer) = self.dirty.get_mut(&ino).and_then(|file| file.take(batch)) else {
+            return Ok(None);
+        };
+        self.flushing_bytes += layer.cost_bytes();
+        Ok(Some(FileFlush {
             ino,
             cut: layer.cut(),
             runs: runs(layer.ranges(), RUN_BYTES_MAX),
@@ -297,26 +351,35 @@ impl Pending {
         }))
     }
 
-    /// The batch whose `upto` this is has been committed, and this node's state shows it.
-    pub(super) fn commit(&mut self, upto: u64) {
+    /// The oldest batch under way, which has this number and this `upto`, is committed, and this node's state shows it.
+    pub(super) fn commit(&mut self, batch: u64, upto: u64) {
         while self.queue.front().is_some_and(|queued| queued.number <= upto) {
             self.queue.pop_front();
+            self.taken = self.taken.saturating_sub(1);
         }
-        self.end_flush();
+        self.under_way = self.under_way.saturating_sub(1);
+        self.end_flush(batch);
+        self.forget_overlay(upto);
+    }
+
+    /// Everything up to this number is committed, or not needed any more.
+    fn forget_overlay(&mut self, upto: u64) {
         let dirty = &self.dirty;
         self.overlay.committed(upto, |ino| dirty.contains_key(&ino));
         self.committed = upto;
     }
 
-    /// Forgets the bytes that were on their way.
-    fn end_flush(&mut self) {
-        let mut bytes = 0;
+    /// Forgets the bytes that batches up to this one had.
+    fn end_flush(&mut self, batch: u64) {
+        let (mut bytes, mut active) = (0, 0);
         self.dirty.retain(|_, file| {
-            file.flushed();
+            file.flushed(batch);
             bytes += file.cost_bytes();
-            file.is_active()
+            active += file.active_cost_bytes();
+            !file.is_clean()
         });
         self.dirty_bytes = bytes;
+        self.flushing_bytes = bytes - active;
     }
 
     /// Everything is lost. The inodes that it was about.
@@ -328,6 +391,9 @@ impl Pending {
         self.queue.clear();
         self.dirty.clear();
         self.dirty_bytes = 0;
+        self.flushing_bytes = 0;
+        self.taken = 0;
+        self.under_way = 0;
         self.overlay.clear();
         self.committed = self.number;
         inodes

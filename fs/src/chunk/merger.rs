@@ -43,7 +43,7 @@ impl Default for MergerOptions {
     fn default() -> Self {
         Self {
             merge_bytes_per_s_max: 8 << 20,
-            round_bytes_max: 16 << 20,
+            round_bytes_max: 4 << 20,
             every: Duration::from_secs(2),
             sparse_every: Duration::from_secs(600),
         }

@@ -130,6 +130,24 @@ pub fn cut(stats: &JournalStats, limits: &Limits) -> Option<u64> {
     (keep < entries).then(|| last.saturating_sub(keep))
 }
 
+/// How much of a log is kept by [`idle_cut`], and how much there must be: parts of what the journal may have.
+const IDLE_KEEP_PART: u64 = 32;
+const IDLE_LOOK_PART: u64 = 16;
+
+/// The index up to which the log should be rid of payload while nobody needs the medium, so that there is room when
+/// somebody does; `None` if there is little.
+#[must_use]
+pub fn idle_cut(stats: &JournalStats, limits: &Limits) -> Option<u64> {
+    let (first, last) = (stats.first_index?, stats.last_index?);
+    if stats.live_bytes <= limits.journal_bytes_max / IDLE_LOOK_PART {
+        return None;
+    }
+    let entries = u128::from(last.saturating_sub(first) + 1);
+    let keep = entries * u128::from(limits.journal_bytes_max / IDLE_KEEP_PART) / u128::from(stats.live_bytes);
+    last.checked_sub(u64::try_from(keep).ok()?)
+        .filter(|cut| *cut >= first)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +172,18 @@ mod tests {
             damaged_reads: 0,
             space: SpaceCondition::Ok,
         }
+    }
+
+    #[test]
+    fn an_idle_log_keeps_a_thirty_second_part() {
+        let limits = Limits {
+            journal_bytes_max: 128 << 20,
+            ..Limits::default()
+        };
+        assert_eq!(idle_cut(&stats(1, 1000, 8 << 20), &limits), None);
+        assert_eq!(idle_cut(&stats(1, 1000, 16 << 20), &limits), Some(750));
+        assert_eq!(idle_cut(&stats(1, 1000, 64 << 20), &limits), Some(938));
+        assert_eq!(idle_cut(&stats(1000, 1001, 1 << 30), &limits), Some(1001));
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod coalesce;
 pub mod config;
 mod files;
 pub mod housekeeping;
+pub mod idle;
 pub mod inspect;
 pub mod journal_payloads;
 pub mod leader;

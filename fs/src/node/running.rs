@@ -21,7 +21,8 @@ use tokio::task::JoinSet;
 
 use super::backend::NodeBackend;
 use super::bootstrap::FIRST_NODE;
-use super::housekeeping::{Housekeeping, cut};
+use super::housekeeping::{Housekeeping, cut, idle_cut};
+use super::idle::Idle;
 use super::inspect::{Inspector, InspectorParts};
 use super::journal_payloads::JournalPayloads;
 use super::leader::duties::Duties;
@@ -619,17 +620,20 @@ fn work(
         },
     );
     let (duties, journal) = (Arc::clone(&shared.duties), Arc::clone(&shared.journal));
-    let session = Arc::clone(&shared.session);
+    let (session, clock) = (Arc::clone(&shared.session), Arc::clone(&shared.clock));
     tasks.spawn(async move {
         // Its chunks are named after the session.
         let has_session = || matches!(*session.state().borrow(), SessionState::Open(_));
         let leads = || duties.is_ready() && duties.leads() && has_session();
+        let idle = Idle::default();
         let target = || {
-            if leads() {
-                cut(&journal.stats(), &limits)
-            } else {
-                None
+            let is_idle = idle.look(duties.proposals(), clock.monotonic());
+            if !leads() {
+                return None;
             }
+            let stats = journal.stats();
+            let in_idle_time = is_idle.then(|| idle_cut(&stats, &limits)).flatten();
+            cut(&stats, &limits).max(in_idle_time)
         };
         // What is to be purged must not hold payload: one further than the last entry that goes.
         let payloads = merger.run(|| target().map(|last| last + 1));

@@ -32,6 +32,8 @@ pub struct Duties {
     leases: Arc<LeaseDesk>,
     /// The term in which this node's state has caught up with what earlier leaders committed.
     ready_term: AtomicU64,
+    /// Proposals that came from programs, or from what serves them.
+    proposals: AtomicU64,
     reads: Coalescer<Result<u64, WireError>>,
 }
 
@@ -58,6 +60,7 @@ impl Duties {
             liveness,
             leases,
             ready_term: AtomicU64::new(0),
+            proposals: AtomicU64::new(0),
             reads,
         }
     }
@@ -84,6 +87,12 @@ impl Duties {
     /// This node leads in `term`, and its state has caught up.
     pub fn set_ready(&self, term: u64) {
         self.ready_term.store(term, Ordering::Release);
+    }
+
+    /// Proposals so far, without those that only move bytes.
+    #[must_use]
+    pub fn proposals(&self) -> u64 {
+        self.proposals.load(Ordering::Relaxed)
     }
 
     /// What the leader hears from the nodes.
@@ -120,6 +129,9 @@ impl Duties {
     /// [`WireError::NotLeader`] and [`WireError::NotNow`] if it was not put there, [`WireError::Unknown`] if it may
     /// have been.
     pub async fn propose(&self, proposal: Proposal) -> Result<Decided, WireError> {
+        if !matches!(proposal.op, Op::Merge { .. }) {
+            self.proposals.fetch_add(1, Ordering::Relaxed);
+        }
         match self.raft.client_write(proposal).await {
             Ok(done) => {
                 let index = done.log_id.index;

@@ -106,6 +106,7 @@ fn small_batches() -> BehindOptions {
     BehindOptions {
         inline_bytes_max: 256,
         chunk_bytes_max: 4096,
+        background_bytes: 16 << 10,
         leases_max: 64,
         ..BehindOptions::default()
     }
