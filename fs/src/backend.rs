@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use raftstore::kv::KvError;
-use raftstore::meta::{ChunkId, Ino, MetaError, Op, Reader, Reply, SessionId};
+use raftstore::meta::{ChunkId, Ino, MetaError, Op, ProjectId, Reader, Reply, SessionId, Usage};
 
 use crate::behind::Unflushed;
 
@@ -105,6 +105,11 @@ pub trait Backend: Propose {
     /// can read it any more. `is_open` tells whether it is open on this node, or may be in a moment by a name that it had;
     /// it must not call the backend.
     fn forget_unreadable(&self, _ino: Ino, _is_open: &dyn Fn() -> bool) {}
+
+    /// What a project will have more once all that was done here is committed, at most.
+    fn pending(&self, _project: ProjectId) -> Usage {
+        Usage::default()
+    }
 
     /// Why bytes of this file, or changes that were made to it, are lost; told once.
     fn take_error(&self, _ino: Ino) -> Option<BackendError> {

@@ -1,7 +1,7 @@
 //! The Bramble node: FUSE glue, POSIX logic, chunk store and replication, the daemon and its command line.
 //!
 //! Layers point one way: [`fuse`] → [`posix`] → [`backend`], implemented by [`behind`] (leases and write-behind) on top of
-//! [`node`], on `raftstore` and [`chunk`].
+//! [`node`], on `raftstore` and [`chunk`]. [`volumes`] stands beside [`fuse`], on [`posix`] and [`backend`].
 
 pub mod backend;
 pub mod behind;
@@ -12,3 +12,4 @@ pub mod lease;
 pub mod medium;
 pub mod node;
 pub mod posix;
+pub mod volumes;

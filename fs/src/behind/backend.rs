@@ -8,7 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use raftstore::clock::Clock;
-use raftstore::meta::{ChunkId, Event, Ino, MetaError, Observer, Op, Reader, Reply, SessionId};
+use raftstore::meta::{
+    ChunkId, Event, Ino, MetaError, Observer, Op, ProjectId, Reader, Refusal, Reply, SessionId, Usage,
+};
 use tokio::sync::{Notify, watch};
 
 use super::core::{Attempt, Core, Wish, shared};
@@ -20,6 +22,8 @@ use crate::lease::{Lease, REQUEST_LEASES_MAX};
 
 /// Inode numbers that are reserved at a time.
 const NUMBERS: u32 = 4096;
+/// Pushes that a write close to a quota's limit waits for, at most.
+const PUSHES_MAX: u32 = 8;
 /// Who waits looks again after this time at the latest.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -78,6 +82,7 @@ impl Shared {
         mut once: impl FnMut(&mut Core, &[Ino]) -> Result<Result<T, Attempt>, BackendError>,
     ) -> Result<T, BackendError> {
         let mut pins: Option<Pins> = None;
+        let mut pushes = 0;
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
             // Registered before the attempt, so that no change is missed.
@@ -93,6 +98,15 @@ impl Shared {
                 }
                 Err(Attempt::Apply(index)) => self.wait_applied(index).await?,
                 Err(Attempt::Numbers) => self.reserve_numbers().await?,
+                Err(Attempt::Push(files)) => {
+                    drop(pins.take());
+                    pushes += 1;
+                    if pushes > PUSHES_MAX {
+                        // Others keep writing: what they may come to is taken for what they do.
+                        return Err(BackendError::Meta(Refusal::QuotaExceeded.into()));
+                    }
+                    self.flush(&Files::These(files)).await?;
+                }
                 Err(_) => {
                     let _ = tokio::time::timeout(LOOK_AGAIN, changed).await;
                 }
@@ -160,11 +174,20 @@ impl Shared {
         op: Op,
         payload: Bytes,
     ) -> Result<Reply, BackendError> {
-        self.flush(&Files::These(gate.inodes.iter().copied().collect()))
-            .await?;
+        let files = match op {
+            // A snapshot is to show what was done here before.
+            Op::Volume(_) => Files::All,
+            _ => Files::These(gate.inodes.iter().copied().collect()),
+        };
+        self.flush(&files).await?;
         let answer = self.inner.submit_within(session, op.clone(), payload).await;
         self.core().unlocked(&op);
+        let lent_until = self.core().leases.lent_until(&gate.inodes);
         drop(gate);
+        if matches!(op, Op::Volume(_)) {
+            // It did not come from the kernel, which may still show what was there.
+            tokio::time::sleep(lent_until.saturating_sub(self.now())).await;
+        }
         answer
     }
 
@@ -185,7 +208,11 @@ impl Shared {
                 applied: self.applied(),
             })?;
             Ok(match attempt {
-                Attempt::Acquire(_) | Attempt::Apply(_) | Attempt::Numbers | Attempt::Wait => Err(attempt),
+                Attempt::Acquire(_)
+                | Attempt::Apply(_)
+                | Attempt::Numbers
+                | Attempt::Push(_)
+                | Attempt::Wait => Err(attempt),
                 done => Ok(done),
             })
         });
@@ -401,6 +428,10 @@ impl Backend for LeasedBackend {
 
     fn unflushed(&self, ino: Ino, start: u64, end: u64) -> Unflushed {
         self.shared.core().pending.unflushed(ino, start, end)
+    }
+
+    fn pending(&self, project: ProjectId) -> Usage {
+        self.shared.core().pending.of_project(project)
     }
 
     fn take_error(&self, ino: Ino) -> Option<BackendError> {

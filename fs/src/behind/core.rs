@@ -47,6 +47,8 @@ pub(super) enum Attempt {
     Through(SessionId, Vec<Ino>),
     /// To be proposed without more ado.
     Free,
+    /// The bytes of these files must be pushed first: then it is known what they come to.
+    Push(BTreeSet<Ino>),
 }
 
 /// A change that somebody wants, and what it relies on.
@@ -154,6 +156,10 @@ impl Core {
     /// The state with what is pending.
     pub(super) fn reader(&self) -> Reader {
         self.reader.clone()
+    }
+
+    pub(super) fn reader_ref(&self) -> &Reader {
+        &self.reader
     }
 
     /// Whether leases may be used, by this node's own clock.
@@ -321,6 +327,9 @@ impl Core {
         }
         if !self.has_room(wish.payload.len()) {
             return Ok(Attempt::Wait);
+        }
+        if let Some(attempt) = self.check_quota(wish)? {
+            return Ok(attempt);
         }
         Ok(self.change(session, wish, &inodes)?)
     }
@@ -518,7 +527,7 @@ impl Core {
             });
         }
         if self.due.is_empty() {
-            if !self.is_due(now) {
+            if !self.is_due(now) && !self.presses(now)? {
                 return Ok(Plan::Idle);
             }
             self.due = self.pending.dirty_files();

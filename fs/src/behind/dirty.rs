@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use raftstore::meta::ProjectId;
 
 /// What each range costs beside its bytes, an estimate.
 pub(super) const RANGE_OVERHEAD_BYTES: usize = 128;
@@ -141,6 +142,12 @@ impl Unflushed {
         at >= end
     }
 
+    /// Where written bytes are: offset and length.
+    pub(super) fn written(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let pieces = self.layers.iter().flat_map(|layer| &layer.pieces);
+        pieces.map(|(offset, data)| (*offset, data.len() as u64))
+    }
+
     /// Puts it over `data`, whose first byte is the file's at `start`.
     pub fn put_over(&self, start: u64, data: &mut [u8]) {
         for layer in &self.layers {
@@ -171,6 +178,8 @@ struct Flushing {
 /// What of a file is not committed yet.
 #[derive(Debug)]
 pub(super) struct DirtyFile {
+    /// What its bytes count for.
+    project: ProjectId,
     /// On its way, oldest batch first.
     flushing: VecDeque<Flushing>,
     /// Since then.
@@ -180,12 +189,17 @@ pub(super) struct DirtyFile {
 }
 
 impl DirtyFile {
-    pub(super) fn new(now: Duration) -> Self {
+    pub(super) fn new(now: Duration, project: ProjectId) -> Self {
         Self {
+            project,
             flushing: VecDeque::new(),
             active: Layer::default(),
             since: now,
         }
+    }
+
+    pub(super) fn project(&self) -> ProjectId {
+        self.project
     }
 
     /// When the oldest was written, on its way or not.
@@ -338,7 +352,7 @@ mod tests {
     fn what_is_read_is_what_was_written_last() {
         for seed in 0..300 {
             let mut rng = StdRng::seed_from_u64(seed);
-            let mut file = DirtyFile::new(Duration::ZERO);
+            let mut file = DirtyFile::new(Duration::ZERO, 0);
             let mut batch = 0;
             let mut committed = vec![9; 64];
             let mut expected = committed.clone();

@@ -1,7 +1,9 @@
 //! What a change touches: the leases that it needs, and whether it can wait in the queue.
 
 use raftstore::kv::KvError;
-use raftstore::meta::{Data, Dirent, FileKind, Ino, Op, Reader, SessionId};
+use raftstore::meta::{
+    Data, Dirent, FileKind, Ino, Op, ROOT_INO, Reader, SNAPSHOTS_DIRECTORY, SessionId, VolumeOp,
+};
 
 use crate::lease::{Lease, LeaseMode};
 
@@ -99,6 +101,7 @@ pub(super) fn of(op: &Op, reader: &Reader, session: SessionId, wanted: bool) -> 
             touched.change(*source);
             Way::Through
         }
+        Op::Volume(op) => touched.volume(op, reader)?,
         _ => Way::Free,
     };
     Ok(Footprint {
@@ -124,6 +127,43 @@ impl Touched {
 
     fn read(&mut self, ino: Ino) {
         self.add(ino, LeaseMode::Shared);
+    }
+
+    /// The directories whose entries an operation on volumes changes. Copies are read from the log's state alone, and
+    /// nobody can know of them before.
+    fn volume(&mut self, op: &VolumeOp, reader: &Reader) -> Result<Way, KvError> {
+        match op {
+            VolumeOp::Create { parent, entry, .. } => {
+                self.entry(reader, *parent, entry)?;
+            }
+            VolumeOp::Remove { name, .. } | VolumeOp::Restore { volume: name, .. } => {
+                if let Some(volume) = reader.volume(name)? {
+                    self.change(volume.root);
+                    self.change(reader.inode(volume.root)?.map_or(ROOT_INO, |root| root.parent));
+                }
+            }
+            VolumeOp::Snapshot { volume, .. } => {
+                self.change(ROOT_INO);
+                if let Some(top) = reader.lookup(ROOT_INO, SNAPSHOTS_DIRECTORY)? {
+                    self.entry(reader, top.ino, volume.as_bytes())?;
+                }
+            }
+            VolumeOp::RemoveSnapshot { volume, name } => {
+                self.read(ROOT_INO);
+                if let Some(top) = reader.lookup(ROOT_INO, SNAPSHOTS_DIRECTORY)?
+                    && let Some(directory) = self.entry(reader, top.ino, volume.as_bytes())?
+                {
+                    self.entry(reader, directory.ino, name.as_bytes())?;
+                }
+            }
+            VolumeOp::SetQuota { directory, .. } => self.change(*directory),
+            VolumeOp::Change { .. }
+            | VolumeOp::Hold { .. }
+            | VolumeOp::Release { .. }
+            | VolumeOp::ReleaseAll { .. }
+            | VolumeOp::Prune { .. } => return Ok(Way::Free),
+        }
+        Ok(Way::Through)
     }
 
     fn entry(&mut self, reader: &Reader, parent: Ino, name: &[u8]) -> Result<Option<Dirent>, KvError> {

@@ -176,6 +176,12 @@ impl LeaseCache {
         self.unpin(inodes)
     }
 
+    /// Until when the kernel may answer for any of `inodes` on its own.
+    pub(super) fn lent_until(&self, inodes: &[Ino]) -> Duration {
+        let held = inodes.iter().filter_map(|ino| self.held.get(ino));
+        held.map(|held| held.lent_until).max().unwrap_or_default()
+    }
+
     /// An inode that was made here, and that nobody else can know.
     pub(super) fn born(&mut self, ino: Ino, now: Duration) {
         self.insert(

@@ -18,6 +18,7 @@ mod footprint;
 mod leases;
 mod options;
 mod pending;
+mod quota;
 mod recall;
 
 use async_trait::async_trait;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use raftstore::kv::KvError;
 use raftstore::meta::{
-    AttrChange, BatchItem, Event, FileState, Ino, MetaError, Op, Overlay, Proposal, Reader, Reply, SetTime,
+    AttrChange, BatchItem, Event, FileState, Ino, Inode, MetaError, NO_PROJECT, Op, Overlay, ProjectId,
+    Proposal, Reader, Reply, SetTime, Usage,
 };
 
 use super::dirty::{DirtyFile, Unflushed, runs};
@@ -31,6 +32,8 @@ const QUEUED_BYTES: usize = 256;
 #[derive(Debug)]
 struct Queued {
     number: u64,
+    /// The project that an inode was made in; else none.
+    made_in: ProjectId,
     /// When it was made, on the monotonic clock.
     at: Duration,
     item: BatchItem,
@@ -81,6 +84,8 @@ pub(super) struct Pending {
     /// Batches so far, and those of them that are on their way.
     batches: u64,
     under_way: u32,
+    /// What projects have more once all of it is committed, at most.
+    projects: BTreeMap<ProjectId, Usage>,
     /// Of the newest change.
     number: u64,
     /// Everything up to here is committed, but for the bytes of files.
@@ -98,6 +103,7 @@ impl Pending {
             taken: 0,
             batches: 0,
             under_way: 0,
+            projects: BTreeMap::new(),
             number: 0,
             committed: 0,
         }
@@ -190,9 +196,17 @@ impl Pending {
             Err(error) => return Ok(Err(error)),
         };
         self.number = number;
+        let made_in = match (&proposal.op, &reply) {
+            (Op::Create { .. }, Reply::Inode(inode)) => inode.project,
+            _ => NO_PROJECT,
+        };
+        if made_in != NO_PROJECT {
+            self.projects.entry(made_in).or_default().inodes += 1;
+        }
         if let Some(op) = self.keep_bytes(proposal, &reply, now) {
             self.queue.push_back(Queued {
                 number,
+                made_in,
                 at: now,
                 item: BatchItem {
                     time: proposal.time,
@@ -206,16 +220,16 @@ impl Pending {
     /// Takes in what the change does to a file's bytes; what of it remains for the queue.
     fn keep_bytes(&mut self, proposal: &Proposal, reply: &Reply, now: Duration) -> Option<Op> {
         match (&proposal.op, reply) {
-            (Op::Write { ino, .. }, Reply::Written { offset, .. }) => {
+            (Op::Write { .. }, Reply::Written { offset, inode }) => {
                 let data = proposal.payload.clone();
-                self.edit_file(*ino, now, |file| file.write(now, *offset, data));
+                self.edit_file(inode, now, |file| file.write(now, *offset, data));
                 None
             }
-            (Op::SetAttr { ino, change }, _) => {
+            (Op::SetAttr { ino, change }, Reply::Inode(inode)) => {
                 let Some(size) = change.size else {
                     return Some(proposal.op.clone());
                 };
-                self.edit_file(*ino, now, |file| file.truncate(now, size));
+                self.edit_file(inode, now, |file| file.truncate(now, size));
                 // Its bytes carry the size, the times and the mode with them. Times that were asked for are kept here.
                 let mut rest = AttrChange {
                     size: None,
@@ -239,11 +253,42 @@ impl Pending {
         }
     }
 
-    fn edit_file(&mut self, ino: Ino, now: Duration, edit: impl FnOnce(&mut DirtyFile)) {
-        let file = self.dirty.entry(ino).or_insert_with(|| DirtyFile::new(now));
-        let before = file.cost_bytes();
+    fn edit_file(&mut self, inode: &Inode, now: Duration, edit: impl FnOnce(&mut DirtyFile)) {
+        let file = self.dirty.entry(inode.ino);
+        let file = file.or_insert_with(|| DirtyFile::new(now, inode.project));
+        let (cost, written) = (file.cost_bytes(), file.bytes());
         edit(file);
-        self.dirty_bytes = self.dirty_bytes + file.cost_bytes() - before;
+        self.dirty_bytes = self.dirty_bytes + file.cost_bytes() - cost;
+        if file.project() != NO_PROJECT {
+            let usage = self.projects.entry(file.project()).or_default();
+            let bytes = usage.allocated_bytes + as_u64(file.bytes());
+            usage.allocated_bytes = bytes.saturating_sub(as_u64(written));
+        }
+    }
+
+    /// What a project has more once all is committed, at most: what takes the place of other bytes counts, too.
+    pub(super) fn of_project(&self, project: ProjectId) -> Usage {
+        self.projects.get(&project).copied().unwrap_or_default()
+    }
+
+    /// The projects that have anything pending, with when the oldest of it was done.
+    pub(super) fn projects(&self) -> BTreeMap<ProjectId, Duration> {
+        let written = self.dirty.values().filter(|file| file.is_active());
+        let written = written.map(|file| (file.project(), file.since()));
+        let waiting = self.queue.iter().skip(self.taken);
+        let made = waiting.map(|queued| (queued.made_in, queued.at));
+        let mut since: BTreeMap<ProjectId, Duration> = BTreeMap::new();
+        for (project, at) in written.chain(made).filter(|(project, _)| *project != NO_PROJECT) {
+            let oldest = since.entry(project).or_insert(at);
+            *oldest = at.min(*oldest);
+        }
+        since
+    }
+
+    /// The files of a project that have bytes pending.
+    pub(super) fn files_of_project(&self, project: ProjectId) -> BTreeSet<Ino> {
+        let files = self.dirty.iter().filter(|(_, file)| file.project() == project);
+        files.map(|(ino, _)| *ino).collect()
     }
 
     /// Forgets the bytes of a file that are not on their way yet.
@@ -251,9 +296,13 @@ impl Pending {
         let Some(file) = self.dirty.get_mut(&ino) else {
             return;
         };
-        let before = file.cost_bytes();
+        let (cost, written) = (file.cost_bytes(), file.bytes());
         file.forget();
-        self.dirty_bytes = self.dirty_bytes + file.cost_bytes() - before;
+        self.dirty_bytes = self.dirty_bytes + file.cost_bytes() - cost;
+        if let Some(usage) = self.projects.get_mut(&file.project()) {
+            let bytes = usage.allocated_bytes + as_u64(file.bytes());
+            usage.allocated_bytes = bytes.saturating_sub(as_u64(written));
+        }
         if file.is_clean() {
             self.dirty.remove(&ino);
         }
@@ -354,7 +403,10 @@ impl Pending {
     /// The oldest batch under way, which has this number and this `upto`, is committed, and this node's state shows it.
     pub(super) fn commit(&mut self, batch: u64, upto: u64) {
         while self.queue.front().is_some_and(|queued| queued.number <= upto) {
-            self.queue.pop_front();
+            let made_in = self.queue.pop_front().map_or(NO_PROJECT, |queued| queued.made_in);
+            if let Some(usage) = self.projects.get_mut(&made_in) {
+                usage.inodes = usage.inodes.saturating_sub(1);
+            }
             self.taken = self.taken.saturating_sub(1);
         }
         self.under_way = self.under_way.saturating_sub(1);
@@ -372,12 +424,19 @@ impl Pending {
     /// Forgets the bytes that batches up to this one had.
     fn end_flush(&mut self, batch: u64) {
         let (mut bytes, mut active) = (0, 0);
+        let projects = &mut self.projects;
+        projects.values_mut().for_each(|usage| usage.allocated_bytes = 0);
         self.dirty.retain(|_, file| {
             file.flushed(batch);
             bytes += file.cost_bytes();
             active += file.active_cost_bytes();
+            if file.project() != NO_PROJECT {
+                let usage = projects.entry(file.project()).or_default();
+                usage.allocated_bytes += as_u64(file.bytes());
+            }
             !file.is_clean()
         });
+        projects.retain(|_, usage| *usage != Usage::default());
         self.dirty_bytes = bytes;
         self.flushing_bytes = bytes - active;
     }
@@ -394,10 +453,15 @@ impl Pending {
         self.flushing_bytes = 0;
         self.taken = 0;
         self.under_way = 0;
+        self.projects.clear();
         self.overlay.clear();
         self.committed = self.number;
         inodes
     }
+}
+
+fn as_u64(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 /// What a change takes in a batch, an estimate. Less than a batch may have, also for the largest attribute.

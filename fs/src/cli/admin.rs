@@ -20,10 +20,10 @@ use crate::node::transport::wire::WireError;
 /// A healthy node answers within this time.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Anything else.
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Asks the daemon of `store`, from a program that does nothing else.
-fn ask<T>(
+pub(super) fn ask<T>(
     store: &Path,
     limit: Duration,
     call: impl AsyncFnOnce(AdminClient<Channel>) -> Result<T, tonic::Status>,

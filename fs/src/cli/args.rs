@@ -72,6 +72,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: NodeCommand,
     },
+    /// Manages volumes: directories with a name, a limit, snapshots.
+    Volume {
+        #[command(subcommand)]
+        command: VolumeCommand,
+    },
     /// Ends with 0 if the tree is mounted here, answers, and a quorum decides.
     Health {
         /// The node's store.
@@ -104,6 +109,140 @@ pub(super) enum NodeCommand {
         #[arg(long)]
         force: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum VolumeCommand {
+    /// Makes a volume: the directory volumes/NAME of the tree, or the one at --path. What is there already is kept.
+    Create {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        make: MakeVolumeArgs,
+    },
+    /// Makes a volume of a copy of another one, or of a snapshot. No data is copied.
+    Clone {
+        /// VOLUME, or VOLUME@SNAPSHOT.
+        source: String,
+        /// The new volume's name.
+        name: String,
+        #[command(flatten)]
+        make: MakeVolumeArgs,
+    },
+    /// Removes a volume and what is in it (snapshots of it stay), or a snapshot.
+    Rm {
+        /// The node's store.
+        #[arg(long)]
+        store: PathBuf,
+        /// VOLUME, or VOLUME@SNAPSHOT.
+        name: String,
+        /// Leave its directory where it is.
+        #[arg(long, conflicts_with = "purge")]
+        keep: bool,
+        /// Remove its directory, also if the volume was made with `keep`.
+        #[arg(long)]
+        purge: bool,
+        /// Also while it is in use.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Lists volumes and snapshots: what they hold and may hold, copies and their health, who uses them.
+    Ls {
+        /// The node's store.
+        #[arg(long)]
+        store: PathBuf,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Changes a volume's size, inodes or keep; `none` takes a limit away.
+    Set {
+        /// The node's store.
+        #[arg(long)]
+        store: PathBuf,
+        /// Which volume.
+        name: String,
+        #[command(flatten)]
+        options: VolumeOptionArgs,
+    },
+    /// Makes a snapshot of a volume, at once and for all nodes: .snapshots/VOLUME/NAME in the tree, read-only.
+    Snapshot {
+        /// The node's store.
+        #[arg(long)]
+        store: PathBuf,
+        /// Which volume.
+        volume: String,
+        /// The snapshot's name.
+        name: String,
+    },
+    /// Puts what a snapshot shows in the place of what is in its volume.
+    Restore {
+        /// The node's store.
+        #[arg(long)]
+        store: PathBuf,
+        /// Which volume.
+        volume: String,
+        /// Which of its snapshots.
+        snapshot: String,
+        /// Also while the volume is in use.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Limits what a directory that is no volume, and all below it, may hold.
+    Quota {
+        /// The node's store.
+        #[arg(long)]
+        store: PathBuf,
+        /// The directory, seen from the root of the tree.
+        directory: String,
+        #[command(flatten)]
+        options: VolumeOptionArgs,
+    },
+}
+
+/// What a new volume is to be.
+#[derive(Debug, Args)]
+pub(super) struct MakeVolumeArgs {
+    /// The node's store.
+    #[arg(long)]
+    pub(super) store: PathBuf,
+    #[command(flatten)]
+    pub(super) options: VolumeOptionArgs,
+    /// KEY=VALUE to be kept with it; can be given several times.
+    #[arg(long)]
+    pub(super) label: Vec<String>,
+}
+
+/// Options of a volume; the daemon reads them.
+#[derive(Debug, Args)]
+pub(super) struct VolumeOptionArgs {
+    /// The most that it may hold: 500M, 10G, 1T.
+    #[arg(long)]
+    pub(super) size: Option<String>,
+    /// The most files and directories that it may hold.
+    #[arg(long)]
+    pub(super) inodes: Option<String>,
+    /// Owner of its directory, a number.
+    #[arg(long)]
+    pub(super) uid: Option<String>,
+    /// Group of its directory, a number.
+    #[arg(long)]
+    pub(super) gid: Option<String>,
+    /// Permissions of its directory, octal.
+    #[arg(long)]
+    pub(super) mode: Option<String>,
+    /// Its directory, seen from the root of the tree.
+    #[arg(long)]
+    pub(super) path: Option<String>,
+    /// Copies of its data.
+    #[arg(long)]
+    pub(super) replicas: Option<String>,
+    /// Whether removing it leaves its directory.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) keep: Option<String>,
+    /// OPTION=VALUE, the same for scripts; can be given several times.
+    #[arg(short = 'o', long = "opt")]
+    pub(super) option: Vec<String>,
 }
 
 /// What `init` and `join` are told about the new node.

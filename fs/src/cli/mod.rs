@@ -4,6 +4,7 @@ mod admin;
 mod args;
 mod demo;
 mod run;
+mod volume;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -55,6 +56,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Node {
             command: NodeCommand::Rm { store, node, force },
         } => admin::remove(&store, node, force),
+        Command::Volume { command } => volume::volume(command),
         Command::Health { store } => admin::health(&store),
         Command::Demo { dir } => demo::demo(dir.as_deref()),
     }

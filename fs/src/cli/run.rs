@@ -26,6 +26,7 @@ use crate::node::session::SessionState;
 use crate::node::store::{Layout, Store};
 use crate::node::transport::wire::WireError;
 use crate::posix::{Limits, OpenInodes, Vfs};
+use crate::volumes::{Nodes, OpenSomewhere, Volumes, VolumesParts};
 
 /// Two cores are busy enough with two; what blocks has threads of its own.
 const WORKERS: usize = 2;
@@ -274,6 +275,14 @@ async fn mount_tree(node: &Running, mount: &Path) -> Result<Mounted, String> {
     node.lease_holder().set(behind::holder(&backend));
     node.open_files()
         .set(Arc::new(MountedFiles(Arc::clone(vfs.open_inodes()))));
+    node.volumes().set(Arc::new(Volumes::new(VolumesParts {
+        node: node.id(),
+        cluster: Arc::clone(node.backend()) as Arc<dyn Backend>,
+        tree: Arc::clone(&backend) as Arc<dyn Backend>,
+        vfs: Arc::clone(&vfs),
+        nodes: Arc::clone(node.volume_host()) as Arc<dyn Nodes>,
+        open: Arc::clone(node.volume_host()) as Arc<dyn OpenSomewhere>,
+    })));
     let (runtime, path) = (tokio::runtime::Handle::current(), mount.to_owned());
     let mounting = move || fuse::mount(vfs, runtime, &path, MountOptions::default());
     let handle = tokio::task::spawn_blocking(mounting)

@@ -588,11 +588,11 @@ impl Filesystem for BrambleFilesystem {
         self.fsync(req, ino, fh, datasync, reply);
     }
 
-    fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
         self.serve(
             req,
             reply,
-            |vfs| async move { vfs.statfs().await },
+            move |vfs| async move { vfs.statfs(ino.0).await },
             |reply, space| {
                 reply.statfs(
                     space.blocks,

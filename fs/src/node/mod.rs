@@ -27,6 +27,7 @@ pub mod store;
 pub mod tls;
 pub mod token;
 pub mod transport;
+pub mod volume_host;
 
 #[cfg(test)]
 mod tests;

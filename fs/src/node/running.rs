@@ -39,6 +39,7 @@ use super::service::chunk::ChunkService;
 use super::service::cluster::ClusterService;
 use super::service::meta::{MetaService, OpenFiles};
 use super::service::raft::RaftService;
+use super::service::volumes::VolumesSlot;
 use super::session::{SessionKeeper, SessionState};
 use super::storage::{Storage, StorageError};
 use super::store::{self, Store, StoreError};
@@ -49,6 +50,7 @@ use super::transport::leader_client::LeaderClient;
 use super::transport::peers::Peers;
 use super::transport::raft_network::Network;
 use super::transport::wire::WireError;
+use super::volume_host::VolumeHost;
 use crate::backend::Propose;
 use crate::chunk::{
     ChunkWatcher, DataPlane, Keeper, KeeperOptions, Merger, MergerOptions, MetaView, PlaneOptions, PlaneParts,
@@ -140,6 +142,8 @@ pub struct Running {
     lease_holder: Arc<LeaseHolderSlot>,
     mounted: Arc<AtomicBool>,
     medium: Option<Medium>,
+    volumes: Arc<VolumesSlot>,
+    volume_host: Arc<VolumeHost>,
     inspector: Arc<Inspector>,
     trouble: watch::Sender<Option<Trouble>>,
     stop: watch::Sender<bool>,
@@ -259,6 +263,15 @@ impl Running {
             clock: Arc::clone(&around.clock),
             warnings: storage.warnings.clone(),
         }));
+        let volumes = Arc::new(VolumesSlot::default());
+        let volume_host = Arc::new(VolumeHost {
+            id,
+            meta: Arc::clone(&shared.meta),
+            session: Arc::clone(&shared.session),
+            directory: Arc::clone(&shared.directory),
+            peers: Arc::clone(&shared.peers),
+            open_files: Arc::clone(&open_files) as Arc<dyn OpenFiles>,
+        });
         let (stop, _) = watch::channel(false);
         serve(
             &mut tasks,
@@ -266,7 +279,7 @@ impl Running {
             &store,
             (listener, &credentials),
             &open_files,
-            &inspector,
+            (&inspector, &volumes),
             &stop,
         )?;
         shared.raft.run();
@@ -288,6 +301,8 @@ impl Running {
             lease_holder,
             mounted,
             medium,
+            volumes,
+            volume_host,
             inspector,
             trouble,
             stop,
@@ -335,6 +350,18 @@ impl Running {
     #[must_use]
     pub fn medium(&self) -> Option<Medium> {
         self.medium
+    }
+
+    /// Where the mount registers who manages volumes on it.
+    #[must_use]
+    pub fn volumes(&self) -> &VolumesSlot {
+        &self.volumes
+    }
+
+    /// What volumes want to know of the nodes.
+    #[must_use]
+    pub fn volume_host(&self) -> &Arc<VolumeHost> {
+        &self.volume_host
     }
 
     /// Set while the tree is mounted.
@@ -523,7 +550,7 @@ fn serve(
     store: &Store,
     (listener, credentials): (std::net::TcpListener, &Credentials),
     open_files: &Arc<OpenFilesSlot>,
-    inspector: &Arc<Inspector>,
+    (inspector, volumes): (&Arc<Inspector>, &Arc<VolumesSlot>),
     stop: &watch::Sender<bool>,
 ) -> Result<(), StartError> {
     let files = Arc::clone(open_files) as Arc<dyn OpenFiles>;
@@ -558,9 +585,9 @@ fn serve(
     let socket: PathBuf = store.layout.control_socket();
     let control = server::control_socket(&socket);
     let control = control.map_err(|error| StartError::Listen(socket.display().to_string(), error))?;
-    let (inspector, stopped) = (Arc::clone(inspector), self::stopped(stop));
+    let (asked, stopped) = ((Arc::clone(inspector), Arc::clone(volumes)), self::stopped(stop));
     tasks.spawn(async move {
-        if let Err(error) = server::serve_control(control, inspector, stopped).await {
+        if let Err(error) = server::serve_control(control, asked, stopped).await {
             tracing::error!(%error, "the command line is not served any more");
         }
     });

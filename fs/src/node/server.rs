@@ -25,6 +25,7 @@ use super::service::chunk::ChunkService;
 use super::service::cluster::ClusterService;
 use super::service::meta::MetaService;
 use super::service::raft::RaftService;
+use super::service::volumes::VolumesSlot;
 use super::tls::Credentials;
 use super::transport::peers::MESSAGE_BYTES_MAX;
 
@@ -136,11 +137,11 @@ pub fn control_socket(path: &Path) -> std::io::Result<UnixListener> {
 /// If the listener fails.
 pub async fn serve_control(
     listener: UnixListener,
-    inspector: Arc<Inspector>,
+    (inspector, volumes): (Arc<Inspector>, Arc<VolumesSlot>),
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), tonic::transport::Error> {
     Server::builder()
-        .add_service(AdminServer::new(AdminService::new(inspector)))
+        .add_service(AdminServer::new(AdminService::new(inspector, volumes)))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await
 }

@@ -1,6 +1,8 @@
 //! Changing attributes, and statfs.
 
-use raftstore::meta::{AttrChange, FILE_BYTES_MAX, FileKind, Ino, Inode, NAME_BYTES_MAX, Op, Refusal};
+use raftstore::meta::{
+    AttrChange, FILE_BYTES_MAX, FileKind, Ino, Inode, NAME_BYTES_MAX, NO_PROJECT, Op, Project, Refusal,
+};
 
 use super::lock_table::Changer;
 use super::vfs::{Fence, present};
@@ -43,17 +45,43 @@ impl Vfs {
             .await
     }
 
-    /// What statfs tells.
-    pub async fn statfs(&self) -> Result<FileSystemSpace, FsError> {
+    /// What statfs tells of the place where `ino` is: below a directory with a quota, that is the filesystem.
+    pub async fn statfs(&self, ino: Ino) -> Result<FileSystemSpace, FsError> {
         let space = self.cluster_space().await?;
-        let usage = self.backend.reader().usage()?;
+        let reader = self.backend.reader();
+        let mut usage = reader.usage()?;
+        let (mut capacity, mut available) = (space.capacity_bytes, space.available_bytes);
+        let mut inodes_free = INODES_FREE;
+        let inode = reader.inode(ino)?.filter(|inode| inode.project != NO_PROJECT);
+        let project = match inode {
+            Some(inode) => reader.project(inode.project)?,
+            None => None,
+        };
+        if let Some(Project {
+            id,
+            limits,
+            usage: used,
+            ..
+        }) = project.filter(|project| project.limits.any())
+        {
+            let pending = self.backend.pending(id);
+            if limits.bytes > 0 {
+                let used = used.allocated_bytes.saturating_add(pending.allocated_bytes);
+                capacity = limits.bytes;
+                available = available.min(capacity.saturating_sub(used));
+            }
+            if limits.inodes > 0 {
+                usage.inodes = used.inodes.saturating_add(pending.inodes);
+                inodes_free = limits.inodes.saturating_sub(usage.inodes);
+            }
+        }
         let block_bytes = u64::from(BLOCK_BYTES);
         Ok(FileSystemSpace {
             block_bytes: BLOCK_BYTES,
-            blocks: space.capacity_bytes / block_bytes,
-            blocks_free: space.available_bytes.min(space.capacity_bytes) / block_bytes,
+            blocks: capacity / block_bytes,
+            blocks_free: available.min(capacity) / block_bytes,
             inodes: usage.inodes,
-            inodes_free: INODES_FREE,
+            inodes_free,
             name_bytes_max: u32::try_from(NAME_BYTES_MAX).unwrap_or(u32::MAX),
         })
     }

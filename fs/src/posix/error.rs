@@ -85,6 +85,9 @@ fn refusal_errno(refusal: Refusal) -> i32 {
         Refusal::NoSpace => libc::ENOSPC,
         Refusal::NoLocks => libc::ENOLCK,
         Refusal::NotSupported => libc::EOPNOTSUPP,
+        Refusal::CrossesProjects => libc::EXDEV,
+        Refusal::ReadOnly => libc::EROFS,
+        Refusal::Busy => libc::EBUSY,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Opening, creating-and-opening, closing.
 
-use raftstore::meta::{AttrChange, FileKind, Ino, Inode, NewInode, Op, Refusal, Reply};
+use raftstore::meta::{AttrChange, FileKind, Ino, Inode, NO_PROJECT, NewInode, Op, Refusal, Reply};
 
 use super::lock_table::Changer;
 use super::open_inodes::Opening;
@@ -12,6 +12,9 @@ impl Vfs {
     pub async fn open(&self, ino: Ino, flags: OpenFlags) -> Result<OpenedFile, FsError> {
         let opening = self.open.begin_open(ino);
         let inode = self.still_there(&opening, ino).await?;
+        if (flags.write || flags.truncate) && inode.kind == FileKind::Regular {
+            self.check_writable(&inode)?;
+        }
         let inode = self.truncate_if_asked(inode, flags).await?;
         opening.succeed();
         Ok(OpenedFile {
@@ -108,6 +111,18 @@ impl Vfs {
             return Err(Refusal::Stale.into());
         }
         Ok(inode)
+    }
+
+    /// EROFS for what is in a snapshot.
+    fn check_writable(&self, inode: &Inode) -> Result<(), FsError> {
+        if inode.project == NO_PROJECT {
+            return Ok(());
+        }
+        let project = self.backend.reader().project(inode.project)?;
+        if project.is_some_and(|project| project.is_read_only()) {
+            return Err(Refusal::ReadOnly.into());
+        }
+        Ok(())
     }
 
     async fn truncate_if_asked(&self, inode: Inode, flags: OpenFlags) -> Result<Inode, FsError> {

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::types::SessionId;
+use super::volume::VolumeError;
 
 /// An answer that is an error. It is part of the replicated state (a repeat gets the same one), so it is plain data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -22,6 +23,9 @@ pub enum MetaError {
     /// The proposal makes no sense; a defect of the proposer.
     #[error("malformed proposal: {0}")]
     Malformed(String),
+    /// About volumes.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
 }
 
 impl From<Refusal> for MetaError {
@@ -84,4 +88,13 @@ pub enum Refusal {
     /// ENOLCK
     #[error("too many locks")]
     NoLocks,
+    /// EXDEV: the two places count for different projects
+    #[error("invalid cross-device link")]
+    CrossesProjects,
+    /// EROFS
+    #[error("read-only file system")]
+    ReadOnly,
+    /// EBUSY: it is a volume's directory
+    #[error("device or resource busy")]
+    Busy,
 }

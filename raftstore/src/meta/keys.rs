@@ -5,6 +5,7 @@
 use std::ops::Bound;
 
 use super::types::*;
+use super::volume::ProjectId;
 use crate::kv::KeyRange;
 
 /// First byte of each key.
@@ -22,6 +23,11 @@ pub(crate) enum Table {
     Xattr = 0x13,
     Extent = 0x14,
     Orphan = 0x15,
+    Project = 0x16,
+    Volume = 0x17,
+    Snapshot = 0x18,
+    Hold = 0x19,
+    Doomed = 0x1a,
     ChunkRef = 0x20,
     Lock = 0x30,
     SessionLock = 0x31,
@@ -39,6 +45,7 @@ pub(crate) enum Counter {
     NextIno = 0x01,
     NextNode = 0x02,
     Usage = 0x03,
+    NextProject = 0x04,
 }
 
 /// Builds a key.
@@ -107,6 +114,34 @@ pub(crate) fn extents_ending_after(ino: Ino, offset: u64) -> KeyRange {
 
 pub(crate) fn orphan(ino: Ino) -> Vec<u8> {
     Key::new(Table::Orphan).u64(ino).0
+}
+
+pub(crate) fn project(id: ProjectId) -> Vec<u8> {
+    Key::new(Table::Project).bytes(&id.to_be_bytes()).0
+}
+
+pub(crate) fn volume(name: &str) -> Vec<u8> {
+    Key::new(Table::Volume).bytes(name.as_bytes()).0
+}
+
+/// Also the prefix of a volume's snapshots, with an empty name. Names have no NUL.
+pub(crate) fn snapshot(volume: &str, name: &str) -> Vec<u8> {
+    let volume = Key::new(Table::Snapshot).bytes(volume.as_bytes());
+    volume.bytes(b"\0").bytes(name.as_bytes()).0
+}
+
+/// Prefix of the holds on a volume.
+pub(crate) fn holds(volume: &str) -> Vec<u8> {
+    Key::new(Table::Hold).bytes(volume.as_bytes()).bytes(b"\0").0
+}
+
+pub(crate) fn hold(volume: &str, node: NodeId, id: &str) -> Vec<u8> {
+    Key(holds(volume)).u64(node).bytes(id.as_bytes()).0
+}
+
+/// Directories of trees that are to go.
+pub(crate) fn doomed(ino: Ino) -> Vec<u8> {
+    Key::new(Table::Doomed).u64(ino).0
 }
 
 pub(crate) fn chunk_ref(id: ChunkId, ino: Ino) -> Vec<u8> {

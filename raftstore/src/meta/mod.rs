@@ -18,6 +18,8 @@ pub mod testing;
 mod txn;
 mod types;
 mod value;
+mod volume;
+mod volume_tables;
 
 pub use applied::AppliedState;
 pub use batch::*;
@@ -29,3 +31,4 @@ pub use reader::*;
 pub use store::{DamagedStore, MetaStore, OpenedStore};
 pub use txn::{Savepoint, Txn};
 pub use types::*;
+pub use volume::*;

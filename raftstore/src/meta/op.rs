@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::batch::*;
 use super::error::MetaError;
 use super::types::*;
+use super::volume::*;
 use crate::clock::Timestamp;
 
 /// One entry of Raft's log that is not Raft's own.
@@ -380,6 +381,8 @@ pub enum Op {
         /// The file's attributes by then, absolute. ctime and contents_time never go back, whatever is given.
         state: FileState,
     },
+    /// Does something with volumes, snapshots or quotas.
+    Volume(VolumeOp),
 }
 
 impl Op {
@@ -443,4 +446,10 @@ pub enum Reply {
         /// The items that were refused: index in the batch, and why. Answers of the others are not kept.
         refused: Vec<(u32, MetaError)>,
     },
+    /// The volume as it is now.
+    Volume(Volume),
+    /// The new snapshot.
+    Snapshot(Snapshot),
+    /// The project as it is now.
+    Project(Project),
 }

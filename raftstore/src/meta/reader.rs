@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::types::*;
-use super::{keys, tables};
+use super::volume::*;
+use super::{keys, tables, volume_tables};
 use crate::kv::{KvError, Read};
 
 /// A name in a directory listing.
@@ -160,6 +161,46 @@ impl Reader {
     /// Up to `inodes_max` unlinked inodes above `after`.
     pub fn orphans(&self, after: Ino, inodes_max: usize) -> Result<Vec<Ino>, KvError> {
         tables::orphans(self.kv.as_ref(), after, inodes_max)
+    }
+
+    /// A project, with what it uses.
+    pub fn project(&self, id: ProjectId) -> Result<Option<Project>, KvError> {
+        volume_tables::project(self.kv.as_ref(), id)
+    }
+
+    /// All projects.
+    pub fn projects(&self) -> Result<Vec<Project>, KvError> {
+        volume_tables::projects(self.kv.as_ref())
+    }
+
+    /// A volume.
+    pub fn volume(&self, name: &str) -> Result<Option<Volume>, KvError> {
+        volume_tables::volume(self.kv.as_ref(), name)
+    }
+
+    /// All volumes, by name.
+    pub fn volumes(&self) -> Result<Vec<Volume>, KvError> {
+        volume_tables::volumes(self.kv.as_ref())
+    }
+
+    /// A snapshot of a volume.
+    pub fn snapshot(&self, volume: &str, name: &str) -> Result<Option<Snapshot>, KvError> {
+        volume_tables::snapshot(self.kv.as_ref(), volume, name)
+    }
+
+    /// The snapshots of a volume, or of all volumes, also of those that are gone; by name.
+    pub fn snapshots(&self, volume: Option<&str>) -> Result<Vec<Snapshot>, KvError> {
+        volume_tables::snapshots(self.kv.as_ref(), volume)
+    }
+
+    /// Who uses a volume.
+    pub fn holds(&self, volume: &str) -> Result<Vec<Hold>, KvError> {
+        volume_tables::holds(self.kv.as_ref(), volume)
+    }
+
+    /// Whether trees are being removed.
+    pub fn has_doomed(&self) -> Result<bool, KvError> {
+        Ok(!volume_tables::doomed(self.kv.as_ref(), 0, 1)?.is_empty())
     }
 
     /// Hashes of valid join tokens and how long they were to be valid, in seconds.

@@ -27,16 +27,16 @@ pub(crate) struct ExtentValue {
     pub(crate) source: Source,
 }
 
-fn get<T: DeserializeOwned>(kv: &dyn Read, what: &str, key: &[u8]) -> Result<Option<T>, KvError> {
+pub(super) fn get<T: DeserializeOwned>(kv: &dyn Read, what: &str, key: &[u8]) -> Result<Option<T>, KvError> {
     kv.get(key)?.map(|coded| value::decode(what, &coded)).transpose()
 }
 
-fn prefixed<'a>(kv: &'a dyn Read, prefix: &[u8]) -> Scan<'a> {
+pub(super) fn prefixed<'a>(kv: &'a dyn Read, prefix: &[u8]) -> Scan<'a> {
     kv.scan(prefix_range(prefix), false)
 }
 
 /// The number at byte `at` of a key that was read back.
-fn number(what: &str, key: &[u8], at: usize) -> Result<u64, KvError> {
+pub(super) fn number(what: &str, key: &[u8], at: usize) -> Result<u64, KvError> {
     keys::u64_at(key, at).ok_or_else(|| KvError::Damaged(format!("{what} has a key of {} bytes", key.len())))
 }
 
@@ -58,7 +58,9 @@ pub(crate) fn cluster(kv: &dyn Read) -> Result<Option<ClusterInfo>, KvError> {
 }
 
 pub(crate) fn inode(kv: &dyn Read, ino: Ino) -> Result<Option<Inode>, KvError> {
-    get(kv, "an inode", &keys::inode(ino))
+    kv.get(&keys::inode(ino))?
+        .map(|coded| value::decode_inode(&coded))
+        .transpose()
 }
 
 pub(crate) fn entry(kv: &dyn Read, parent: Ino, name: &[u8]) -> Result<Option<Dirent>, KvError> {

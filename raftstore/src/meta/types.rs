@@ -145,6 +145,9 @@ pub struct Inode {
     /// The mtime that the last change of contents gave; the next one gives a later one, whatever utimensat has
     /// set mtime to in between.
     pub contents_time: Timestamp,
+    /// The project it counts for; [`super::NO_PROJECT`] for none. That of its directory, but for a project's root and for
+    /// files with names in several places when one of them became a project.
+    pub project: super::ProjectId,
 }
 
 /// A directory entry.

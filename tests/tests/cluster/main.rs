@@ -20,3 +20,4 @@ mod membership;
 mod programs;
 mod quick_start;
 mod suites;
+mod volumes;

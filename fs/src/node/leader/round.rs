@@ -11,7 +11,7 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::watch::WatchReceiver;
 use raftstore::clock::Clock;
 use raftstore::kv::KvError;
-use raftstore::meta::{Ino, MetaStore, NodeId, NodeInfo, Op, PLACEMENT_GROUPS, Session};
+use raftstore::meta::{Ino, MetaStore, NodeId, NodeInfo, Op, PLACEMENT_GROUPS, Session, VolumeOp};
 use raftstore::raft::Member;
 
 use super::duties::Duties;
@@ -34,6 +34,9 @@ const PLACEMENTS_PER_ROUND: usize = 16;
 const ORPHANS_PER_ROUND: usize = 1024;
 /// A node that does not say in this time what it has open is asked again in the next round.
 const OPEN_INODES_TIMEOUT: Duration = Duration::from_secs(3);
+/// Names of removed trees that are removed by one proposal, and how many such there are in one round.
+const PRUNE_ENTRIES: u32 = 1024;
+const PRUNES_PER_ROUND: usize = 4;
 
 /// Between two looks whether a process is gone: one that starts again has this long to listen.
 const BETWEEN_PROBES: Duration = Duration::from_millis(200);
@@ -148,7 +151,21 @@ impl Rounds {
         self.follow_addresses(&nodes).await?;
         self.change_membership(&nodes).await?;
         self.place(&nodes).await?;
+        self.prune().await?;
         self.reap().await
+    }
+
+    /// Removes some of what is in trees that have lost their names: those of removed volumes and snapshots.
+    async fn prune(&self) -> Result<(), RoundError> {
+        for _ in 0..PRUNES_PER_ROUND {
+            if !self.meta.reader().has_doomed()? {
+                break;
+            }
+            let entries_max = PRUNE_ENTRIES;
+            let op = Op::Volume(VolumeOp::Prune { entries_max });
+            self.duties.propose_system(op).await?;
+        }
+        Ok(())
     }
 
     async fn expire_sessions(&self) -> Result<(), RoundError> {

@@ -5,23 +5,25 @@ use std::sync::Arc;
 use bramble_proto::admin_server::Admin;
 use bramble_proto::{
     CreateTokenRequest, CreateTokenResponse, HealthRequest, HealthResponse, RemoveNodeRequest,
-    RemoveNodeResponse, StatusRequest, StatusResponse,
+    RemoveNodeResponse, StatusRequest, StatusResponse, VolumeRequest, VolumeResponse,
 };
 use tonic::{Request, Response, Status};
 
+use super::volumes::VolumesSlot;
 use crate::node::inspect::Inspector;
 use crate::node::transport::wire::WireError;
 
 /// The Admin service. Whoever may open the socket, which is root alone, may ask for everything.
 pub struct AdminService {
     inspector: Arc<Inspector>,
+    volumes: Arc<VolumesSlot>,
 }
 
 impl AdminService {
     /// Answers for this node.
     #[must_use]
-    pub fn new(inspector: Arc<Inspector>) -> Self {
-        Self { inspector }
+    pub fn new(inspector: Arc<Inspector>, volumes: Arc<VolumesSlot>) -> Self {
+        Self { inspector, volumes }
     }
 }
 
@@ -59,6 +61,13 @@ impl Admin for AdminService {
         Ok(Response::new(
             self.inspector.remove_node(request.into_inner()).await?,
         ))
+    }
+
+    async fn volume(&self, request: Request<VolumeRequest>) -> Result<Response<VolumeResponse>, Status> {
+        let action = request.into_inner().action;
+        let action = action.ok_or_else(|| WireError::Malformed("a request for volumes is empty".into()))?;
+        let json = self.volumes.run(action).await?;
+        Ok(Response::new(VolumeResponse { json }))
     }
 
     async fn health(&self, _request: Request<HealthRequest>) -> Result<Response<HealthResponse>, Status> {

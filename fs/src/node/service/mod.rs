@@ -6,3 +6,4 @@ pub mod chunk;
 pub mod cluster;
 pub mod meta;
 pub mod raft;
+pub mod volumes;

@@ -7,6 +7,7 @@ mod locks;
 mod model;
 mod names;
 mod orphans;
+mod projects;
 mod xattrs;
 
 use std::sync::Arc;

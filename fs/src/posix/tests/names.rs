@@ -197,9 +197,9 @@ async fn a_cookie_leads_back_to_the_same_place() {
 #[tokio::test]
 async fn statfs_counts_what_is_there() {
     let (_cluster, one, _) = two_nodes();
-    let before = one.statfs().await.unwrap();
+    let before = one.statfs(ROOT_INO).await.unwrap();
     file(&one, "f").await;
-    let after = one.statfs().await.unwrap();
+    let after = one.statfs(ROOT_INO).await.unwrap();
     assert_eq!(after.inodes, before.inodes + 1);
     assert_eq!(after.blocks * u64::from(after.block_bytes), CAPACITY_BYTES);
     assert_eq!(after.name_bytes_max, 255);

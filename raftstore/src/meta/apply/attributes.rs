@@ -12,6 +12,7 @@ pub(super) fn set(step: &mut Step<'_, '_>, ino: Ino, change: &AttrChange) -> Res
     if *change == AttrChange::default() {
         return Ok(Reply::Inode(inode));
     }
+    step.check_writable(&inode)?;
     if let Some(size) = change.size {
         step.file(ino)?;
         step.resize(ino, size)?;

@@ -26,6 +26,7 @@ pub(super) fn apply(
         let answer = if op.can_be_batched() {
             let context = Context {
                 time: *time,
+                enforced: false,
                 ..context
             };
             attempt(txn, context, op, events)?

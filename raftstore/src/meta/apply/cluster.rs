@@ -2,7 +2,7 @@
 
 use crate::meta::keys::{self, Counter};
 use crate::meta::types::*;
-use crate::meta::{Event, MetaError, Refusal, Reply, tables, value};
+use crate::meta::{Event, MetaError, NO_PROJECT, Refusal, Reply, tables, value};
 
 use super::step::{Fail, Step, malformed};
 
@@ -39,6 +39,7 @@ pub(super) fn init(step: &mut Step<'_, '_>, info: &ClusterInfo) -> Result<Reply,
         has_xattrs: false,
         data_version: 0,
         contents_time: time,
+        project: NO_PROJECT,
     });
     Ok(Reply::Done)
 }
@@ -148,6 +149,7 @@ impl Step<'_, '_> {
     /// Removes a node with its sessions, and takes it out of its placement groups.
     fn retire_node(&mut self, node: NodeId) -> Result<(), Fail> {
         self.expire_sessions_of(node)?;
+        self.release_all(node)?;
         for group in 0..PLACEMENT_GROUPS {
             let mut nodes = tables::placement(self.txn, group)?;
             nodes.retain(|member| *member != node);

@@ -23,7 +23,9 @@ pub(super) fn write(
     kill_suid_sgid: bool,
 ) -> Result<Reply, Fail> {
     let (source, len) = source_of(step, data)?;
-    let size = step.file(ino)?.size;
+    let inode = step.file(ino)?;
+    step.check_writable(&inode)?;
+    let size = inode.size;
     let offset = match at {
         WriteAt::Offset(offset) => offset,
         WriteAt::Append => size,
@@ -79,7 +81,9 @@ pub(super) fn fallocate(
     if len == 0 {
         return Err(Refusal::Invalid.into());
     }
-    let size = step.file(ino)?.size;
+    let inode = step.file(ino)?;
+    step.check_writable(&inode)?;
+    let size = inode.size;
     let end = end_of(offset, len)?;
     let size = match what {
         Fallocate::Allocate | Fallocate::ZeroRange => size.max(end),
@@ -117,6 +121,7 @@ pub(super) fn copy_range(
 ) -> Result<Reply, Fail> {
     let source_size = step.file(source)?.size;
     let target_inode = step.file(target)?;
+    step.check_writable(&target_inode)?;
     let len = len.min(source_size.saturating_sub(source_offset));
     if len == 0 {
         return Ok(Reply::Copied {

@@ -10,6 +10,9 @@ mod flush;
 mod locks;
 mod merge;
 mod namespace;
+mod projects;
+mod prune;
+mod quota;
 mod reap;
 mod refs;
 mod rename;
@@ -17,6 +20,9 @@ mod sessions;
 mod step;
 #[cfg(test)]
 mod tests;
+mod tree;
+mod tree_page;
+mod volumes;
 mod xattr;
 
 use super::{Event, MetaError, Op, Proposal, Reply, Txn};
@@ -35,7 +41,7 @@ pub(crate) fn apply(
 ) -> Result<Result<Reply, MetaError>, KvError> {
     match sessions::admit(txn, proposal)? {
         Admission::Admitted => {}
-        Admission::Answered(answer) => return Ok(answer),
+        Admission::Answered(answer) => return Ok(*answer),
     }
     let context = Context::new(log_index, proposal);
     let answer = match &proposal.op {
@@ -168,5 +174,6 @@ fn dispatch(step: &mut Step<'_, '_>, op: &Op) -> Result<Reply, Fail> {
             pieces,
             state,
         } => flush::flush(step, *ino, *cut, pieces, state),
+        Op::Volume(op) => volumes::run(step, op),
     }
 }

@@ -8,6 +8,7 @@ use crate::meta::tables::{self, NamedEntry};
 use crate::meta::types::*;
 use crate::meta::{Event, NewInode, RESERVED_INODES_MAX, Refusal, Reply, value};
 
+use super::projects::check_same_project;
 use super::step::{Fail, Step, add, malformed};
 use super::xattr;
 
@@ -23,11 +24,11 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), Fail> {
 }
 
 /// The first number that is given to an inode.
-const FIRST_INO: Ino = ROOT_INO + 1;
+pub(super) const FIRST_INO: Ino = ROOT_INO + 1;
 
 impl Step<'_, '_> {
     /// The number that was reserved, if it can have been, or else the next one.
-    fn number_for_inode(&mut self, reserved: Option<Ino>) -> Result<Ino, Fail> {
+    pub(super) fn number_for_inode(&mut self, reserved: Option<Ino>) -> Result<Ino, Fail> {
         let Some(ino) = reserved else {
             if self.context.speculative {
                 return Err(malformed("an inode has no reserved number"));
@@ -139,6 +140,8 @@ impl Step<'_, '_> {
         let inode = self.edit(ino)?;
         inode.nlink = 0;
         inode.parent = 0;
+        let inode = inode.clone();
+        self.root_dropped(&inode)?;
         self.orphan(ino)
     }
 
@@ -165,6 +168,7 @@ pub(super) fn create(
             false => Ok(Reply::Existing(step.inode(entry.ino)?)),
         };
     }
+    step.check_writable(&directory)?;
     check_target(new)?;
     if new.kind == FileKind::Directory && directory.nlink >= LINKS_MAX {
         return Err(Refusal::TooManyLinks.into());
@@ -209,7 +213,7 @@ fn check_target(new: &NewInode) -> Result<(), Fail> {
     Ok(())
 }
 
-fn new_inode(step: &Step<'_, '_>, ino: Ino, directory: &Inode, new: &NewInode) -> Inode {
+pub(super) fn new_inode(step: &Step<'_, '_>, ino: Ino, directory: &Inode, new: &NewInode) -> Inode {
     let is_directory = new.kind == FileKind::Directory;
     let setgid_parent = directory.mode & 0o2000 != 0;
     let mode = match new.kind {
@@ -239,15 +243,17 @@ fn new_inode(step: &Step<'_, '_>, ino: Ino, directory: &Inode, new: &NewInode) -
         has_xattrs: false,
         data_version: 0,
         contents_time: time,
+        project: directory.project,
     }
 }
 
 pub(super) fn link(step: &mut Step<'_, '_>, ino: Ino, parent: Ino, name: &Bytes) -> Result<Reply, Fail> {
     check_name(name)?;
-    step.directory(parent)?;
+    let directory = step.directory(parent)?;
     if step.entry(parent, name)?.is_some() {
         return Err(Refusal::Exists.into());
     }
+    step.check_writable(&directory)?;
     let inode = step.find(ino)?.ok_or(Refusal::NotFound)?;
     if inode.kind == FileKind::Directory {
         return Err(Refusal::NotPermitted.into());
@@ -258,6 +264,7 @@ pub(super) fn link(step: &mut Step<'_, '_>, ino: Ino, parent: Ino, name: &Bytes)
     if inode.nlink >= LINKS_MAX {
         return Err(Refusal::TooManyLinks.into());
     }
+    check_same_project(&inode, &directory)?;
     step.add_entry(parent, name, ino, inode.kind)?;
     step.count_link(ino, 1)?;
     step.attributes_changed(ino)?;
@@ -266,8 +273,9 @@ pub(super) fn link(step: &mut Step<'_, '_>, ino: Ino, parent: Ino, name: &Bytes)
 
 pub(super) fn unlink(step: &mut Step<'_, '_>, parent: Ino, name: &Bytes) -> Result<Reply, Fail> {
     check_name(name)?;
-    step.directory(parent)?;
+    let directory = step.directory(parent)?;
     let entry = step.entry(parent, name)?.ok_or(Refusal::NotFound)?;
+    step.check_writable(&directory)?;
     if entry.kind == FileKind::Directory {
         return Err(Refusal::IsDirectory.into());
     }
@@ -278,11 +286,13 @@ pub(super) fn unlink(step: &mut Step<'_, '_>, parent: Ino, name: &Bytes) -> Resu
 
 pub(super) fn rmdir(step: &mut Step<'_, '_>, parent: Ino, name: &Bytes) -> Result<Reply, Fail> {
     check_name(name)?;
-    step.directory(parent)?;
+    let directory = step.directory(parent)?;
     let entry = step.entry(parent, name)?.ok_or(Refusal::NotFound)?;
+    step.check_writable(&directory)?;
     if entry.kind != FileKind::Directory {
         return Err(Refusal::NotDirectory.into());
     }
+    step.check_no_volume(entry, &directory)?;
     if step.inode(entry.ino)?.size > 0 {
         return Err(Refusal::NotEmpty.into());
     }

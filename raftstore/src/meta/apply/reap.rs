@@ -31,8 +31,7 @@ fn free(step: &mut Step<'_, '_>, ino: Ino) -> Result<(), Fail> {
     step.drop_locks(ino, None)?;
     step.delete_all(&keys::xattr(ino, b""))?;
     step.txn.delete(keys::orphan(ino).into());
-    step.remove_inode(ino);
-    Ok(())
+    step.remove_inode(ino)
 }
 
 impl Step<'_, '_> {

@@ -7,6 +7,7 @@ use crate::meta::types::*;
 use crate::meta::{Refusal, RenameMode, Reply, tables};
 
 use super::namespace::check_name;
+use super::projects::check_same_project;
 use super::step::{Fail, Step, malformed};
 
 /// A directory and a name in it.
@@ -20,8 +21,8 @@ pub(super) fn rename(
 ) -> Result<Reply, Fail> {
     check_name(from.1)?;
     check_name(to.1)?;
-    step.directory(from.0)?;
-    step.directory(to.0)?;
+    let old_directory = step.directory(from.0)?;
+    let new_directory = step.directory(to.0)?;
     let moved = step.entry(from.0, from.1)?.ok_or(Refusal::NotFound)?;
     let found = step.entry(to.0, to.1)?;
     match (mode, found) {
@@ -30,6 +31,13 @@ pub(super) fn rename(
         // Two names of one inode: POSIX wants nothing to happen.
         (_, Some(found)) if found.ino == moved.ino => return Ok(Reply::Done),
         _ => {}
+    }
+    step.check_writable(&old_directory)?;
+    step.check_writable(&new_directory)?;
+    check_same_project(&old_directory, &new_directory)?;
+    step.check_no_volume(moved, &old_directory)?;
+    if let Some(found) = found {
+        step.check_no_volume(found, &new_directory)?;
     }
     if from.0 != to.0 {
         check_no_loop(step, moved, to.0)?;
@@ -67,6 +75,10 @@ fn check_no_loop(step: &mut Step<'_, '_>, moved: Dirent, into: Ino) -> Result<()
         }
         if at == ROOT_INO {
             return Ok(());
+        }
+        if at == 0 {
+            // The tree that it is in has been removed.
+            return Err(Refusal::NotFound.into());
         }
         let above = tables::inode(step.txn, at)?;
         at = above.map(|inode| inode.parent).ok_or_else(|| {

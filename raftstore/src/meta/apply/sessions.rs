@@ -17,7 +17,7 @@ pub(super) enum Admission {
     /// Yes.
     Admitted,
     /// No: this is the answer.
-    Answered(Answer),
+    Answered(Box<Answer>),
 }
 
 /// Checks a proposal against its session, and moves the session's floors.
@@ -25,7 +25,7 @@ pub(super) fn admit(txn: &mut Txn<'_>, proposal: &Proposal) -> Result<Admission,
     if proposal.session == SessionId::SYSTEM {
         return Ok(Admission::Admitted);
     }
-    let refuse = |error| Ok(Admission::Answered(Err(error)));
+    let refuse = |error| Ok(Admission::Answered(Box::new(Err(error))));
     let Some(mut session) = tables::session(txn, proposal.session)? else {
         return refuse(MetaError::SessionExpired(proposal.session));
     };
@@ -40,7 +40,10 @@ pub(super) fn admit(txn: &mut Txn<'_>, proposal: &Proposal) -> Result<Admission,
         return refuse(MetaError::Stale);
     }
     if let Some(coded) = txn.get(&keys::answer(proposal.session, proposal.seq))? {
-        return Ok(Admission::Answered(value::decode("an answer", &coded)?));
+        let answer = value::decode_answer(&coded)?;
+        return Ok(Admission::Answered(Box::new(
+            answer.unwrap_or(Err(MetaError::Stale)),
+        )));
     }
     let chunk_floor = session.chunk_floor.max(proposal.chunk_floor);
     if (ack_floor, chunk_floor) != (session.ack_floor, session.chunk_floor) {
@@ -61,7 +64,7 @@ pub(super) fn remember(txn: &mut Txn<'_>, proposal: &Proposal, answer: &Answer) 
     if proposal.session != SessionId::SYSTEM && tables::session(txn, proposal.session)?.is_some() {
         txn.put(
             keys::answer(proposal.session, proposal.seq).into(),
-            value::encode(answer)?,
+            value::encode_answer(answer)?,
         );
     }
     Ok(())

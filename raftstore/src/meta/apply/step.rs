@@ -6,8 +6,9 @@ use crate::clock::Timestamp;
 use crate::kv::KvError;
 use crate::meta::keys::{self, Counter};
 use crate::meta::types::*;
-use crate::meta::{Event, FileState, MetaError, Proposal, Refusal, Txn, tables, value};
+use crate::meta::{Event, FileState, MetaError, ProjectId, Proposal, Refusal, Txn, tables, value};
 
+use super::projects::Projects;
 use super::refs::RefChanges;
 
 /// Why a step ended early.
@@ -60,6 +61,8 @@ pub(super) struct Context {
     /// Runs ahead of the log, on a node's [`crate::meta::Overlay`]. Extents, chunk references and totals are then left
     /// alone, and reserved numbers of inodes need not be known to the state yet.
     pub(super) speculative: bool,
+    /// Refused if a project then uses more than it may. What a node has acknowledged is not.
+    pub(super) enforced: bool,
 }
 
 impl Context {
@@ -70,6 +73,7 @@ impl Context {
             time: proposal.time,
             payload_len: proposal.payload.len() as u64,
             speculative: false,
+            enforced: proposal.session != SessionId::SYSTEM,
         }
     }
 }
@@ -99,6 +103,7 @@ pub(super) struct Step<'a, 'b> {
     pub(super) context: Context,
     pub(super) events: Vec<Event>,
     pub(super) refs: RefChanges,
+    pub(super) projects: Projects,
     inodes: BTreeMap<Ino, Held>,
     /// Changes of the totals.
     inodes_delta: i64,
@@ -113,6 +118,7 @@ impl<'a, 'b> Step<'a, 'b> {
             context,
             events: Vec::new(),
             refs: RefChanges::default(),
+            projects: Projects::default(),
             inodes: BTreeMap::new(),
             inodes_delta: 0,
             allocated_delta: 0,
@@ -241,7 +247,7 @@ impl<'a, 'b> Step<'a, 'b> {
 
     /// Adds an inode; its times are already right.
     pub(super) fn add_inode(&mut self, inode: Inode) {
-        self.inodes_delta += 1;
+        self.count_inodes(inode.project, 1, 0);
         self.inodes.insert(
             inode.ino,
             Held {
@@ -251,18 +257,29 @@ impl<'a, 'b> Step<'a, 'b> {
         );
     }
 
-    /// Frees an inode's record.
-    pub(super) fn remove_inode(&mut self, ino: Ino) {
-        self.inodes_delta -= 1;
+    /// Frees an inode's record; it has no extents any more.
+    pub(super) fn remove_inode(&mut self, ino: Ino) -> Result<(), Fail> {
+        if let Some(inode) = self.find(ino)? {
+            self.count_inodes(inode.project, -1, 0);
+        }
         self.inodes.remove(&ino);
         self.txn.delete(keys::inode(ino).into());
+        Ok(())
+    }
+
+    /// Counts inodes and bytes that there are more (or fewer), in all and in a project.
+    pub(super) fn count_inodes(&mut self, project: ProjectId, inodes: i64, bytes: i64) {
+        self.inodes_delta = self.inodes_delta.saturating_add(inodes);
+        self.allocated_delta = self.allocated_delta.saturating_add(bytes);
+        self.projects.charge(project, inodes, bytes);
     }
 
     /// Counts bytes that an inode's extents cover more (or less) than before.
     pub(super) fn allocated(&mut self, ino: Ino, bytes: i64) -> Result<(), Fail> {
-        self.allocated_delta = self.allocated_delta.saturating_add(bytes);
         let inode = self.edit(ino)?;
         inode.allocated_bytes = add("an inode's allocated bytes", inode.allocated_bytes, bytes)?;
+        let project = inode.project;
+        self.count_inodes(project, 0, bytes);
         Ok(())
     }
 
@@ -273,7 +290,8 @@ impl<'a, 'b> Step<'a, 'b> {
             if held.change == Change::None {
                 continue;
             }
-            self.txn.put(keys::inode(ino).into(), value::encode(&held.inode)?);
+            self.txn
+                .put(keys::inode(ino).into(), value::encode_inode(&held.inode)?);
             match held.change {
                 Change::Contents if held.inode.kind == FileKind::Regular => {
                     self.events.push(Event::Data { ino, by });
@@ -289,6 +307,9 @@ impl<'a, 'b> Step<'a, 'b> {
             usage.allocated_bytes = add("the allocated bytes", usage.allocated_bytes, self.allocated_delta)?;
             self.txn
                 .put(keys::counter(Counter::Usage).into(), value::encode(&usage)?);
+        }
+        if !self.context.speculative {
+            self.projects.finish(self.txn, self.context.enforced)?;
         }
         self.refs.commit(self.txn, &mut self.events)?;
         Ok(self.events)

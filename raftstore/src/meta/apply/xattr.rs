@@ -32,6 +32,7 @@ pub(super) fn set(
         return Err(Refusal::AttributeTooLarge.into());
     }
     let inode = step.inode(ino)?;
+    step.check_writable(&inode)?;
     let exists = inode.has_xattrs && tables::xattr(step.txn, ino, name)?.is_some();
     match (mode, exists) {
         (XattrMode::Create, true) => return Err(Refusal::Exists.into()),
@@ -49,6 +50,7 @@ pub(super) fn set(
 
 pub(super) fn remove(step: &mut Step<'_, '_>, ino: Ino, name: &Bytes) -> Result<Reply, Fail> {
     let inode = step.inode(ino)?;
+    step.check_writable(&inode)?;
     if inode.has_xattrs && tables::xattr(step.txn, ino, name)?.is_some() {
         step.remove_xattr(ino, name)?;
         step.attributes_changed(ino)?;

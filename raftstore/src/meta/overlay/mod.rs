@@ -61,7 +61,7 @@ impl Overlay {
 
     /// Puts an inode's record, changed otherwise than by an operation, under `number`.
     pub fn put_inode(&mut self, number: u64, inode: &Inode) -> Result<(), KvError> {
-        let row = (keys::inode(inode.ino).into(), Some(value::encode(inode)?));
+        let row = (keys::inode(inode.ino).into(), Some(value::encode_inode(inode)?));
         self.keep(number, vec![row]);
         Ok(())
     }

@@ -8,7 +8,11 @@ use serde::de::DeserializeOwned;
 use crate::kv::{KvError, Read, prefix_range};
 use crate::meta::keys::{self, Table};
 use crate::meta::tables::{self, NamedEntry};
-use crate::meta::{ChunkId, FileKind, Ino, Inode, Lock, ROOT_INO, Reader, SessionId, Source, Usage, value};
+use crate::meta::volume_tables as tables_of_volumes;
+use crate::meta::{
+    ChunkId, FileKind, Hold, Ino, Inode, Lock, NO_PROJECT, ProjectId, ProjectKind, ROOT_INO, Reader,
+    SessionId, Source, Usage, value,
+};
 
 /// Checks the whole state; every broken rule as a sentence. Holds all inodes in memory: for tests.
 pub fn broken_rules(reader: &Reader) -> Result<Vec<String>, KvError> {
@@ -16,9 +20,14 @@ pub fn broken_rules(reader: &Reader) -> Result<Vec<String>, KvError> {
     let mut check = Check {
         kv,
         inodes: BTreeMap::new(),
+        doomed: tables_of_volumes::doomed(kv, 0, usize::MAX)?
+            .into_iter()
+            .collect(),
         broken: Vec::new(),
     };
-    for (key, inode) in rows::<Inode>(kv, Table::Inode)? {
+    for pair in kv.scan(prefix_range(&keys::table(Table::Inode)), false) {
+        let (key, coded) = pair?;
+        let inode = value::decode_inode(&coded)?;
         check.rule(keys::inode(inode.ino) == key, || {
             format!("inode {} has the wrong key", inode.ino)
         });
@@ -29,6 +38,8 @@ pub fn broken_rules(reader: &Reader) -> Result<Vec<String>, KvError> {
     check.extents()?;
     check.xattrs()?;
     check.sessions()?;
+    check.projects()?;
+    check.volumes()?;
     Ok(check.broken)
 }
 
@@ -50,6 +61,8 @@ fn part(key: &[u8], at: usize) -> u64 {
 struct Check<'a> {
     kv: &'a dyn Read,
     inodes: BTreeMap<Ino, Inode>,
+    /// Directories whose names are gone, and that are to go with all that is in them.
+    doomed: BTreeSet<Ino>,
     broken: Vec<String>,
 }
 
@@ -111,7 +124,7 @@ impl Check<'_> {
             let found = links.get(&ino).copied().unwrap_or(0);
             if inode.kind == FileKind::Directory {
                 let below = subdirectories.get(&ino).copied().unwrap_or(0);
-                let named = found == 1 || ino == ROOT_INO;
+                let named = found == 1 || ino == ROOT_INO || self.doomed.contains(&ino);
                 let expected = if named { 2 + below } else { 0 };
                 self.rule(inode.nlink == expected, || {
                     format!("directory {ino} has {} links", inode.nlink)
@@ -138,6 +151,7 @@ impl Check<'_> {
             match self.inodes.get(&at) {
                 Some(inode) if inode.nlink == 0 => return at == ino && inode.parent == 0,
                 Some(_) if at == ROOT_INO => return true,
+                Some(inode) if self.doomed.contains(&at) => return inode.parent == 0,
                 Some(inode) => at = inode.parent,
                 None => return false,
             }
@@ -275,6 +289,93 @@ impl Check<'_> {
             let session = SessionId(part(&key, 1));
             self.rule(sessions.contains(&session), || {
                 format!("an answer is kept for {session:?}")
+            });
+        }
+        Ok(())
+    }
+
+    /// What projects use is what their inodes add up to, and their directories are theirs.
+    fn projects(&mut self) -> Result<(), KvError> {
+        let mut used: BTreeMap<ProjectId, Usage> = BTreeMap::new();
+        for inode in self.inodes.values().filter(|inode| inode.project != NO_PROJECT) {
+            let usage = used.entry(inode.project).or_default();
+            usage.inodes += 1;
+            usage.allocated_bytes = usage.allocated_bytes.saturating_add(inode.allocated_bytes);
+        }
+        let projects = tables_of_volumes::projects(self.kv)?;
+        let roots: BTreeMap<ProjectId, Ino> = projects
+            .iter()
+            .map(|project| (project.id, project.root))
+            .collect();
+        for project in projects {
+            let counted = used.remove(&project.id).unwrap_or_default();
+            self.rule(project.usage == counted, || {
+                format!(
+                    "project {} uses {counted:?}, but says {:?}",
+                    project.id, project.usage
+                )
+            });
+            self.rule(counted.inodes > 0, || format!("project {} is empty", project.id));
+            let root = self.inodes.get(&project.root).cloned();
+            let of_root = root
+                .as_ref()
+                .map(|inode| (inode.project, inode.kind, inode.nlink > 0));
+            let expected = (project.id, FileKind::Directory, true);
+            self.rule(project.root == 0 || of_root == Some(expected), || {
+                format!("the directory of project {} is {of_root:?}", project.id)
+            });
+        }
+        self.rule(used.is_empty(), || format!("projects are missing: {used:?}"));
+        for (ino, inode) in self.inodes.clone() {
+            let above = self.inodes.get(&inode.parent).map(|parent| parent.project);
+            let is_root = roots.get(&inode.project) == Some(&ino) || self.doomed.contains(&ino);
+            let alike = above == Some(inode.project);
+            let checked = inode.kind == FileKind::Directory && inode.nlink > 0;
+            self.rule(!checked || alike || is_root, || {
+                format!(
+                    "directory {ino} of project {} is in one of {above:?}",
+                    inode.project
+                )
+            });
+        }
+        Ok(())
+    }
+
+    /// Volumes and snapshots have the directories and projects that they name.
+    fn volumes(&mut self) -> Result<(), KvError> {
+        let mut trees = Vec::new();
+        let volumes = tables_of_volumes::volumes(self.kv)?;
+        for volume in &volumes {
+            let project = tables_of_volumes::project(self.kv, volume.project)?;
+            let limits = project.as_ref().map(|project| project.limits);
+            self.rule(limits == Some(volume.options.limits), || {
+                format!("volume {} has other limits than its project", volume.name)
+            });
+            let what = (volume.name.clone(), ProjectKind::Volume);
+            trees.push((what, volume.root, volume.entry.clone(), project));
+        }
+        for snapshot in tables_of_volumes::snapshots(self.kv, None)? {
+            let project = tables_of_volumes::project(self.kv, snapshot.project)?;
+            let what = (snapshot.volume, ProjectKind::Snapshot);
+            trees.push((what, snapshot.root, snapshot.name.into(), project));
+        }
+        for ((name, kind), root, entry, project) in trees {
+            let found = project.map(|project| (project.kind, project.root));
+            self.rule(found == Some((kind, root)), || {
+                format!("{name} has the project {found:?}, not {kind:?} of {root}")
+            });
+            let parent = self.inodes.get(&root).map_or(0, |inode| inode.parent);
+            let named = tables::entry(self.kv, parent, &entry)?.map(|entry| entry.ino);
+            self.rule(named == Some(root), || {
+                format!("{name} is {root}, but {entry:?} of {parent} is {named:?}")
+            });
+        }
+        for (key, hold) in rows::<Hold>(self.kv, Table::Hold)? {
+            let of = volumes
+                .iter()
+                .find(|volume| keys::hold(&volume.name, hold.node, &hold.id) == key);
+            self.rule(of.is_some() && hold.count > 0, || {
+                format!("{hold:?} is on no volume")
             });
         }
         Ok(())

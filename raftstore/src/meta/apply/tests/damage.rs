@@ -46,6 +46,27 @@ pub(super) fn full() -> Bench {
         .unwrap()
         .1
         .unwrap();
+    let limits = ProjectLimits {
+        bytes: 1 << 20,
+        inodes: 7,
+    };
+    for name in ["volume", "removed"] {
+        let volume = bench.mkvolume(name, limits);
+        let inside = bench.mkfile(volume.root, "inside");
+        bench.write(inside, WriteAt::Append, b"more").1.unwrap();
+    }
+    let (volume, node) = ("volume".to_owned(), 1);
+    let (name, id) = ("snapshot".to_owned(), "user".to_owned());
+    bench
+        .volume(VolumeOp::Snapshot {
+            volume: volume.clone(),
+            name,
+        })
+        .unwrap();
+    bench.volume(VolumeOp::Hold { volume, node, id }).unwrap();
+    let name = "removed".to_owned();
+    let (keep, force) = (None, false);
+    bench.volume(VolumeOp::Remove { name, keep, force }).unwrap();
     bench
 }
 
@@ -71,6 +92,14 @@ fn ask(reader: &Reader) -> Vec<KvError> {
     note(reader.live_payloads(0, 9).err());
     note(reader.orphans(0, 9).err());
     note(reader.tokens().err());
+    note(reader.projects().err());
+    note(reader.project(1).err());
+    note(reader.volume("volume").err());
+    note(reader.volumes().err());
+    note(reader.snapshot("volume", "snapshot").err());
+    note(reader.snapshots(None).err());
+    note(reader.holds("volume").err());
+    note(reader.has_doomed().err());
     errors
 }
 
@@ -154,6 +183,13 @@ proptest! {
             Op::Fallocate { ino: 2, what: Fallocate::PunchHole, offset: 1, len: 2 },
             Op::CopyRange { source: 2, source_offset: 1, target: 2, target_offset: 100, len: u64::MAX },
             set_xattr(2, "user.x", b"z"),
+            Op::Volume(VolumeOp::Prune { entries_max: 9 }),
+            Op::Volume(VolumeOp::Snapshot { volume: "volume".into(), name: "x".into() }),
+            Op::Volume(VolumeOp::RemoveSnapshot { volume: "volume".into(), name: "snapshot".into() }),
+            Op::Volume(VolumeOp::Restore { volume: "volume".into(), snapshot: "snapshot".into(), force: true }),
+            Op::Volume(VolumeOp::Remove { name: "volume".into(), keep: None, force: true }),
+            Op::Volume(VolumeOp::ReleaseAll { node: 1 }),
+            Op::Volume(create_volume("x", VolumeOptions::default(), Some(TreeSource::Volume("volume".into())))),
             Op::Rename {
                 parent: ROOT_INO,
                 name: "file".into(),

@@ -14,4 +14,6 @@ mod random;
 mod rename;
 mod sessions;
 mod support;
+mod volumes;
+mod volumes_random;
 mod xattr;

@@ -72,7 +72,7 @@ impl Bench {
         let mut inode = self.inode(ino);
         change(&mut inode);
         self.local
-            .poke([(keys::inode(ino), value::encode(&inode).unwrap())])
+            .poke([(keys::inode(ino), value::encode_inode(&inode).unwrap())])
             .unwrap();
     }
 
@@ -110,6 +110,39 @@ impl Bench {
 
     pub(super) fn submit(&self, op: Op) -> Answer {
         self.local.submit(op, Bytes::new()).unwrap().1
+    }
+
+    pub(super) fn volume(&self, op: VolumeOp) -> Answer {
+        self.submit(Op::Volume(op))
+    }
+
+    /// Makes a volume in the root directory.
+    pub(super) fn mkvolume(&self, name: &str, limits: ProjectLimits) -> Volume {
+        let options = VolumeOptions {
+            limits,
+            ..VolumeOptions::default()
+        };
+        match self.volume(create_volume(name, options, None)) {
+            Ok(Reply::Volume(volume)) => volume,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn project(&self, ino: Ino) -> Project {
+        let project = self.inode(ino).project;
+        self.reader().project(project).unwrap().unwrap()
+    }
+
+    /// Removes all that is to go, as the leader does.
+    pub(super) fn prune_all(&self) {
+        while self.reader().has_doomed().unwrap() {
+            let prune = Op::Volume(VolumeOp::Prune { entries_max: 7 });
+            self.local.system(prune).unwrap().1.unwrap();
+            self.check();
+        }
+        let inodes = self.reader().orphans(0, usize::MAX).unwrap();
+        self.local.system(Op::Reap { inodes }).unwrap().1.unwrap();
+        self.check();
     }
 
     pub(super) fn at(&self, sec: i64) {
@@ -232,6 +265,18 @@ impl Bench {
 
     pub(super) fn extents(&self, ino: Ino) -> Vec<Extent> {
         self.reader().extents(ino, 0, u64::MAX, usize::MAX).unwrap()
+    }
+}
+
+/// Makes a volume of a directory in the root directory that has its name.
+pub(super) fn create_volume(name: &str, options: VolumeOptions, source: Option<TreeSource>) -> VolumeOp {
+    VolumeOp::Create {
+        name: name.into(),
+        parent: ROOT_INO,
+        entry: Bytes::copy_from_slice(name.as_bytes()),
+        options,
+        labels: Default::default(),
+        source,
     }
 }
 

@@ -246,9 +246,34 @@ impl Random {
         }
     }
 
+    /// Projects without limits: those are looked at before the overlay is asked.
+    fn volume(&mut self, twin: &Twin) -> VolumeOp {
+        let name = ["v", "w"].choose(&mut self.rng).unwrap().to_string();
+        match self.rng.random_range(0..6) {
+            0..3 => VolumeOp::Create {
+                name,
+                parent: self.parent(twin),
+                entry: self.name(),
+                options: VolumeOptions::default(),
+                labels: Default::default(),
+                source: None,
+            },
+            3 => VolumeOp::SetQuota {
+                directory: self.parent(twin),
+                limits: ProjectLimits::default(),
+            },
+            4 => VolumeOp::Remove {
+                name,
+                keep: Some(self.rng.random()),
+                force: true,
+            },
+            _ => VolumeOp::Prune { entries_max: 5 },
+        }
+    }
+
     fn step(&mut self, twin: &mut Twin) {
         let mut payload = Bytes::new();
-        let op = match self.rng.random_range(0..100) {
+        let op = match self.rng.random_range(0..102) {
             0..24 => self.create(twin),
             24..30 => Op::Link {
                 ino: self.ino(twin),
@@ -279,6 +304,11 @@ impl Random {
                 let inodes = vec![self.ino(twin), self.ino(twin)];
                 let time = self.time();
                 twin.run_in_the_log(time, Op::Reap { inodes }).unwrap();
+                return;
+            }
+            99 | 100 => {
+                let (time, op) = (self.time(), self.volume(twin));
+                let _ = twin.run_in_the_log(time, Op::Volume(op));
                 return;
             }
             _ => return twin.commit_all(),
