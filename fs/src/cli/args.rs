@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::docker::PluginSocket;
 use crate::node::config::{EngineChoice, OnQuorumLoss};
 
 /// A replicated POSIX filesystem for a few small machines.
@@ -45,6 +46,10 @@ pub(super) enum Command {
         /// End when the process that started this one does.
         #[arg(long, hide = true)]
         die_with_parent: bool,
+        /// Where Docker's volume plugin is served: auto (/run/docker/plugins/bramble.sock, if Docker is on this machine), off,
+        /// or the path of a socket.
+        #[arg(long, value_name = "auto|off|SOCKET", default_value = "auto")]
+        docker_plugin: PluginSocket,
     },
     /// Shows what a node and its cluster are doing.
     Status {

@@ -230,7 +230,7 @@ fn spawn(place: &Place, n: usize) -> Result<Child, String> {
         .map_err(text)?;
     let program = std::env::current_exe().map_err(text)?;
     Command::new(program)
-        .args(["run", "--die-with-parent", "--store"])
+        .args(["run", "--die-with-parent", "--docker-plugin", "off", "--store"])
         .arg(place.store(n))
         .stdin(Stdio::null())
         .stdout(log.try_clone().map_err(text)?)

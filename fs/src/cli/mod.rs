@@ -40,7 +40,8 @@ fn dispatch(command: Command) -> Outcome {
         Command::Run {
             store,
             die_with_parent,
-        } => run::run(&store, die_with_parent),
+            docker_plugin,
+        } => run::run(&store, die_with_parent, docker_plugin),
         Command::Status { store, json } => admin::status(&store, json),
         Command::Token {
             store,

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use super::{Outcome, text};
 use crate::backend::{Backend, SyncWhat};
 use crate::behind::{self, BehindOptions, LeasedBackend};
+use crate::docker::{DockerPlugin, PluginSocket};
 use crate::fuse::{self, MountHandle, MountOptions};
 use crate::node::bootstrap::listen_error;
 use crate::node::config::OnQuorumLoss;
@@ -47,7 +48,7 @@ enum End {
     Restart,
 }
 
-pub(super) fn run(store: &Path, die_with_parent: bool) -> Outcome {
+pub(super) fn run(store: &Path, die_with_parent: bool, plugin: PluginSocket) -> Outcome {
     if die_with_parent {
         let signal = Some(rustix::process::Signal::TERM);
         rustix::process::set_parent_process_death_signal(signal).map_err(text)?;
@@ -68,7 +69,7 @@ pub(super) fn run(store: &Path, die_with_parent: bool) -> Outcome {
         .build()
         .map_err(text)?;
     let pid_file = PidFile(store.layout.clone());
-    let end = runtime.block_on(daemon(store, listener));
+    let end = runtime.block_on(daemon(store, listener, plugin));
     runtime.shutdown_timeout(Duration::from_secs(1));
     drop(pid_file);
     match end? {
@@ -164,7 +165,7 @@ impl OpenFiles for MountedFiles {
     }
 }
 
-async fn daemon(store: Store, listener: TcpListener) -> Result<End, String> {
+async fn daemon(store: Store, listener: TcpListener, plugin: PluginSocket) -> Result<End, String> {
     let mut signals = Signals::new().map_err(text)?;
     let around = Surroundings {
         clock: Arc::new(SystemClock),
@@ -188,7 +189,7 @@ async fn daemon(store: Store, listener: TcpListener) -> Result<End, String> {
         stop(node, None, &mut signals).await;
         return Err(error);
     }
-    let mut mounted = match mount_tree(&node, &mount).await {
+    let mut mounted = match mount_tree(&node, &mount, plugin).await {
         Ok(mounted) => mounted,
         Err(error) => {
             stop(node, None, &mut signals).await;
@@ -244,13 +245,15 @@ async fn finish(
 
 /// The mounted tree, and what it stands on.
 struct Mounted {
+    /// Hands its directories out to Docker.
+    plugin: Option<DockerPlugin>,
     handle: MountHandle,
     backend: Arc<LeasedBackend>,
     /// Pushes what programs have changed.
     flusher: JoinHandle<()>,
 }
 
-async fn mount_tree(node: &Running, mount: &Path) -> Result<Mounted, String> {
+async fn mount_tree(node: &Running, mount: &Path, plugin: PluginSocket) -> Result<Mounted, String> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let patience = match node.store().config.on_quorum_loss {
         OnQuorumLoss::Wait => None,
@@ -275,14 +278,15 @@ async fn mount_tree(node: &Running, mount: &Path) -> Result<Mounted, String> {
     node.lease_holder().set(behind::holder(&backend));
     node.open_files()
         .set(Arc::new(MountedFiles(Arc::clone(vfs.open_inodes()))));
-    node.volumes().set(Arc::new(Volumes::new(VolumesParts {
+    let volumes = Arc::new(Volumes::new(VolumesParts {
         node: node.id(),
         cluster: Arc::clone(node.backend()) as Arc<dyn Backend>,
         tree: Arc::clone(&backend) as Arc<dyn Backend>,
         vfs: Arc::clone(&vfs),
         nodes: Arc::clone(node.volume_host()) as Arc<dyn Nodes>,
         open: Arc::clone(node.volume_host()) as Arc<dyn OpenSomewhere>,
-    })));
+    }));
+    node.volumes().set(Arc::clone(&volumes));
     let (runtime, path) = (tokio::runtime::Handle::current(), mount.to_owned());
     let mounting = move || fuse::mount(vfs, runtime, &path, MountOptions::default());
     let handle = tokio::task::spawn_blocking(mounting)
@@ -290,7 +294,9 @@ async fn mount_tree(node: &Running, mount: &Path) -> Result<Mounted, String> {
         .map_err(text)?
         .map_err(text)?;
     node.mounted().store(true, Ordering::Relaxed);
+    let plugin = DockerPlugin::of_mount(plugin, volumes, (mount, node.store().config.name.as_str())).await;
     Ok(Mounted {
+        plugin,
         handle,
         backend,
         flusher,
@@ -306,10 +312,15 @@ async fn stop(node: Running, mounted: Option<Mounted>, signals: &mut Signals) ->
         node.mounted().store(false, Ordering::Relaxed);
         if let Some(mounted) = mounted {
             let Mounted {
+                plugin,
                 handle,
                 backend,
                 flusher,
             } = mounted;
+            // First, so that Docker is sent nowhere any more.
+            if let Some(plugin) = plugin {
+                plugin.stop().await;
+            }
             let unmounting = tokio::task::spawn_blocking(|| handle.unmount());
             match tokio::time::timeout(STOP_TIMEOUT, unmounting).await {
                 Ok(Ok(Ok(how))) => tracing::info!(?how, "unmounted"),

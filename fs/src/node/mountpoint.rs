@@ -140,14 +140,39 @@ pub fn mounted(path: &Path) -> Result<Option<String>, MountPointError> {
     Ok(find_mount(&table, path))
 }
 
+/// The device (`st_dev`) that all files of the mount on `path` are on, if that is one of ours. Asks nobody but the kernel.
+///
+/// # Errors
+/// If the mount table cannot be read.
+pub fn device(path: &Path) -> Result<Option<u64>, MountPointError> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo");
+    let table = table.map_err(|error| MountPointError::Io(path.to_owned(), error))?;
+    Ok(find_device(&table, path))
+}
+
 /// The topmost mount on `path` in the text of a mountinfo file.
 fn find_mount(table: &str, path: &Path) -> Option<String> {
-    let entry = |line: &str| {
-        let (fields, rest) = line.split_once(" - ")?;
-        let point = unescape(fields.split(' ').nth(4)?);
-        (Path::new(&point) == path).then(|| rest.split(' ').next().unwrap_or("unknown").to_owned())
+    let (_, rest) = find_line(table, path)?;
+    Some(rest.split(' ').next().unwrap_or("unknown").to_owned())
+}
+
+/// The device of the topmost mount on `path`, if it is a mount of ours.
+fn find_device(table: &str, path: &Path) -> Option<u64> {
+    let (fields, rest) = find_line(table, path)?;
+    let (major, minor) = fields.split(' ').nth(2)?.split_once(':')?;
+    (rest.split(' ').next() == Some(MOUNT_TYPE))
+        .then(|| Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?)))
+        .flatten()
+}
+
+/// The two halves of the last line about `path`.
+fn find_line<'a>(table: &'a str, path: &Path) -> Option<(&'a str, &'a str)> {
+    let halves = |line: &'a str| {
+        let halves = line.split_once(" - ")?;
+        let point = unescape(halves.0.split(' ').nth(4)?);
+        (Path::new(&point) == path).then_some(halves)
     };
-    table.lines().rev().find_map(entry)
+    table.lines().rev().find_map(halves)
 }
 
 /// mountinfo writes space, tab, newline and backslash as octal.
@@ -179,6 +204,12 @@ mod tests {
         );
         assert_eq!(find_mount(table, Path::new("/")).as_deref(), Some("ext4"));
         assert_eq!(find_mount(table, Path::new("/mnt")), None);
+        assert_eq!(
+            find_device(table, Path::new("/mnt/two")),
+            Some(rustix::fs::makedev(0, 44))
+        );
+        assert_eq!(find_device(table, Path::new("/")), None, "not a mount of ours");
+        assert_eq!(find_device("garbage", Path::new("/mnt/two")), None);
     }
 
     #[test]
