@@ -27,6 +27,21 @@ need_packages() {
         die "apt-get could not install:$missing"
 }
 
+# As need_packages, for packages with services, which are not started. They are if the machine is booted again.
+need_packages_unstarted() {
+    policy=/usr/sbin/policy-rc.d
+    if [ -e "$policy" ]; then
+        need_packages "$@"
+        return
+    fi
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    trap 'rm -f "$policy"' EXIT
+    need_packages "$@"
+    rm -f "$policy"
+    trap - EXIT
+}
+
 # Debian 12's own Rust is too old, and a toolchain is the user's choice: say what is needed, install nothing.
 need_rust() {
     [ -d "${CARGO_HOME:-$HOME/.cargo}/bin" ] && PATH="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin"

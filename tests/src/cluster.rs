@@ -26,6 +26,8 @@ pub struct Options {
     pub limit: Duration,
     /// Limits to be set in the nodes' configuration, as their names and values.
     pub limits: Vec<(&'static str, u64)>,
+    /// Each node on a [`DockerHost`](crate::docker::DockerHost), whose Docker it serves; needs `namespaces`.
+    pub docker: bool,
 }
 
 impl Default for Options {
@@ -37,6 +39,7 @@ impl Default for Options {
             medium_mib: None,
             limit,
             limits: Vec::new(),
+            docker: false,
         }
     }
 }
@@ -197,6 +200,9 @@ impl Cluster {
         if let Some(mib) = self.options.medium_mib {
             self.add_medium(&base, mib);
         }
+        if self.options.docker {
+            crate::docker::prepare(&self.janitor, &base);
+        }
         Node {
             name: format!("node{}", index + 1),
             listen: self.network.listen(index),
@@ -204,6 +210,7 @@ impl Cluster {
             mount: base.join("mnt"),
             log: base.join("log"),
             netns: self.network.netns(index),
+            docker_plugin: self.options.docker.then(|| crate::docker::plugin_socket(&base)),
             daemon: Mutex::new(None),
         }
     }

@@ -21,5 +21,7 @@ done
 for netns in $(lines netns); do
     [ -e "/run/netns/$netns" ] && ip netns del "$netns"
 done
+# Containers that were killed leave their control groups behind.
+find /sys/fs/cgroup -depth -type d -path "*/$(basename "$dir")-*" -exec rmdir {} + 2>/dev/null
 rm -rf --one-file-system "$dir"
 exit 0

@@ -13,6 +13,7 @@
 
 pub mod cluster;
 pub mod corrupt;
+pub mod docker;
 pub mod janitor;
 pub mod load;
 pub mod meeting;

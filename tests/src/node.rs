@@ -26,6 +26,8 @@ pub struct Node {
     pub log: PathBuf,
     /// The network namespace it runs in, if it has one.
     pub netns: Option<String>,
+    /// Where it serves Docker's volume plugin, if it does.
+    pub docker_plugin: Option<PathBuf>,
     pub(crate) daemon: Mutex<Option<Child>>,
 }
 
@@ -171,8 +173,9 @@ impl Node {
             .append(true)
             .open(&self.log)
             .unwrap();
-        let mut command = self.command(&["run"]);
+        let mut command = self.command(&["run", "--docker-plugin"]);
         command
+            .arg(self.docker_plugin.as_deref().unwrap_or(Path::new("off")))
             .arg("--store")
             .arg(&self.store)
             .stdout(log.try_clone().unwrap())

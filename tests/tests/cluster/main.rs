@@ -12,6 +12,7 @@ mod coherence;
 mod contention;
 mod crashes;
 mod damage;
+mod docker;
 mod files;
 mod limits;
 mod links;
