@@ -8,7 +8,14 @@ use super::MountError;
 /// Checks that the mount point can be used, clears away what a daemon that died has left there, and returns its
 /// absolute path.
 pub(super) fn prepare(path: &Path) -> Result<PathBuf, MountError> {
-    let metadata = match std::fs::metadata(path) {
+    // Listed, too: the kernel may still know the attributes of a daemon that was just killed.
+    let answers = std::fs::metadata(path).and_then(|metadata| {
+        if metadata.is_dir() {
+            std::fs::read_dir(path)?.next().transpose()?;
+        }
+        Ok(metadata)
+    });
+    let metadata = match answers {
         // What a dead daemon's mount says, until it is unmounted.
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
             detach(path)?;

@@ -112,14 +112,17 @@ pub fn detach(path: &Path) -> Result<(), MountPointError> {
 }
 
 fn look(path: &Path) -> Result<Found, MountPointError> {
-    match std::fs::metadata(path) {
-        Ok(data) if !data.is_dir() => Err(MountPointError::NotDirectory(path.to_owned())),
-        Ok(_) => {
-            let mut entries = std::fs::read_dir(path).map_err(|e| MountPointError::Io(path.to_owned(), e))?;
-            Ok(Found::Directory {
-                empty: entries.next().is_none(),
-            })
+    // The listing shows whether a daemon answers: the kernel may still know the attributes of one that was just killed.
+    let listed = std::fs::metadata(path).and_then(|data| {
+        if data.is_dir() {
+            let first = std::fs::read_dir(path)?.next().transpose()?;
+            return Ok(Some(first.is_none()));
         }
+        Ok(None)
+    });
+    match listed {
+        Ok(Some(empty)) => Ok(Found::Directory { empty }),
+        Ok(None) => Err(MountPointError::NotDirectory(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(MountPointError::Missing(path.to_owned()))
         }
