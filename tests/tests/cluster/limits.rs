@@ -35,13 +35,14 @@ fn a_node_with_many_files_under_load_stays_small() {
                     &node.mount,
                     &format!(
                         "dd if=/dev/zero of=large-{} bs=1M count=64 status=none; find . -type f -size -2k | head -3000 | \
-                         xargs cat >/dev/null; ls -lR >/dev/null; rm large-{}",
-                        node.name, node.name
+                         xargs cat >/dev/null; ls -lR >/dev/null",
+                        node.name
                     ),
                 );
             });
         }
     });
+    sh(&cluster.node(0).mount, "rm large-*");
     for node in cluster.nodes() {
         let status = node.status();
         eprintln!(

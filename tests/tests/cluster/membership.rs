@@ -136,13 +136,13 @@ fn a_node_that_may_have_the_only_copies_is_not_removed() {
     let mut cluster = Cluster::own("remove_last_copy", one);
     sh(
         &cluster.node(0).mount,
-        "head -c 60000000 /dev/urandom >large; sha256sum large >sums",
+        "head -c 250000000 /dev/urandom >large; sha256sum large >sums",
     );
     cluster.grow();
     wait_for("two voters", PATIENCE, || {
         (cluster.node(1).status().voters() == 2).then_some(())
     });
-    // The new node copies at a bounded rate, and has not got everything yet.
+    // The new node copies at a bounded rate (32 MiB/s at most), and has not got everything yet.
     let refused = cluster.node(1).cli(&["node", "rm", "node1"]);
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(
