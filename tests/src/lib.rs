@@ -14,11 +14,13 @@
 pub mod cluster;
 pub mod corrupt;
 pub mod docker;
+pub mod hosts;
 pub mod janitor;
 pub mod load;
 pub mod meeting;
 pub mod net;
 pub mod node;
+pub mod notify;
 pub mod run;
 pub mod seed;
 pub mod status;

@@ -160,6 +160,12 @@ impl Node {
         text.split_whitespace().last().expect("a token").to_owned()
     }
 
+    /// Where the daemon tells systemd how it is: [`Listener`](crate::notify::Listener).
+    #[must_use]
+    pub fn notify_socket(&self) -> PathBuf {
+        self.log.with_file_name("notify")
+    }
+
     /// True after the daemon was started, until it was killed or stopped.
     #[must_use]
     pub fn is_started(&self) -> bool {
@@ -178,6 +184,9 @@ impl Node {
             .arg(self.docker_plugin.as_deref().unwrap_or(Path::new("off")))
             .arg("--store")
             .arg(&self.store)
+            // As systemd does. Nobody listens unless the test does.
+            .env("NOTIFY_SOCKET", self.notify_socket())
+            .env("WATCHDOG_USEC", crate::notify::WATCHDOG.as_micros().to_string())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
         let child = command.spawn().expect("cannot start bramble");

@@ -138,3 +138,53 @@ pub fn rename_with(from: &Path, to: &Path, flags: RenameFlags) -> io::Result<()>
 pub fn fallocate(file: impl AsFd, flags: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
     rustix::fs::fallocate(file, flags, offset, len).map_err(Into::into)
 }
+
+/// Threads of a process that get no turn, until this is dropped.
+pub struct Frozen(Vec<libc::pid_t>);
+
+impl Frozen {
+    /// Stops those threads of `pid` whose name begins with `prefix`, as a debugger does; the others go on.
+    ///
+    /// # Errors
+    /// As ptrace; if there are none.
+    #[expect(unsafe_code, reason = "there is no other way to stop single threads")]
+    pub fn threads(pid: u32, prefix: &str) -> io::Result<Self> {
+        let mut frozen = Self(Vec::new());
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let task = task?;
+            if !std::fs::read_to_string(task.path().join("comm"))?.starts_with(prefix) {
+                continue;
+            }
+            let tid: libc::pid_t = task
+                .file_name()
+                .to_string_lossy()
+                .parse()
+                .map_err(io::Error::other)?;
+            for request in [libc::PTRACE_SEIZE, libc::PTRACE_INTERRUPT] {
+                // SAFETY: these requests read and write no memory of this process.
+                if unsafe { libc::ptrace(request, tid, 0, 0) } != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            frozen.0.push(tid);
+            // SAFETY: waits until the thread has stopped; no status is asked for.
+            if unsafe { libc::waitpid(tid, std::ptr::null_mut(), libc::__WALL) } != tid {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        if frozen.0.is_empty() {
+            return Err(io::Error::other(format!("process {pid} has no thread {prefix}*")));
+        }
+        Ok(frozen)
+    }
+}
+
+impl Drop for Frozen {
+    #[expect(unsafe_code, reason = "there is no other way to stop single threads")]
+    fn drop(&mut self) {
+        for tid in &self.0 {
+            // SAFETY: as above.
+            let _ = unsafe { libc::ptrace(libc::PTRACE_DETACH, *tid, 0, 0) };
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bramble_proto::admin_client::AdminClient;
-use bramble_proto::{CreateTokenRequest, HealthRequest, RemoveNodeRequest, StatusRequest};
+use bramble_proto::{CreateTokenRequest, DrainRequest, HealthRequest, RemoveNodeRequest, StatusRequest};
 use hyper_util::rt::TokioIo;
 use raftstore::disk::RealDisk;
 use tonic::transport::{Channel, Endpoint};
@@ -91,7 +91,7 @@ fn parse_status(json: &str) -> Result<Status, String> {
     serde_json::from_str(json).map_err(|error| format!("the daemon is of another version: {error}"))
 }
 
-fn parsed_status(store: &Path) -> Result<Status, String> {
+pub(super) fn parsed_status(store: &Path) -> Result<Status, String> {
     parse_status(&fetch_status(store)?)
 }
 
@@ -153,13 +153,47 @@ pub(super) fn health(store: &Path) -> Outcome {
     Ok(())
 }
 
-/// Whether a node is healthy; else, why not.
-pub(super) async fn check_health(store: &Path) -> Outcome {
+/// Begins or ends draining a node.
+pub(super) fn set_draining(store: &Path, on: bool) -> Outcome {
+    ask(store, TIMEOUT, async |mut client| {
+        client.drain(DrainRequest { undo: !on }).await.map(drop)
+    })
+}
+
+/// Between two looks of [`wait`].
+const WAIT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Waits until the node of `store` is healthy, without a limit: what needs the tree must not start before.
+pub(super) fn wait(store: &Path) -> Outcome {
+    if !Layout::new(Arc::new(RealDisk), store).identity().exists() {
+        println!("there is no store at {}: nothing to wait for", store.display());
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(text)?;
+    let mut told = String::new();
+    runtime.block_on(async {
+        while let Err(why) = check_health(store).await {
+            if why != told {
+                println!("waiting: {why}");
+                told = why;
+            }
+            tokio::time::sleep(WAIT_INTERVAL).await;
+        }
+    });
+    println!("healthy");
+    Ok(())
+}
+
+/// Whether a node that is healthy is draining; if it is not healthy, why.
+pub(super) async fn check_health(store: &Path) -> Result<bool, String> {
     let call =
         async |mut client: AdminClient<Channel>| Ok(client.health(HealthRequest {}).await?.into_inner());
     let health = ask_within(store, HEALTH_TIMEOUT, call).await?;
     if health.healthy {
-        Ok(())
+        Ok(health.draining)
     } else {
         Err(format!("not healthy: {}", health.reason))
     }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::vip::VipArgs;
+use super::vip_check::DockerArgs;
 use crate::docker::PluginSocket;
 use crate::node::config::{EngineChoice, OnQuorumLoss};
 
@@ -84,6 +86,63 @@ pub(super) enum Command {
     },
     /// Ends with 0 if the tree is mounted here, answers, and a quorum decides.
     Health {
+        /// The node's store.
+        #[arg(long)]
+        store: PathBuf,
+        /// Ends with 0 only if this node should have the virtual address, too: Docker answers, the tree can be written,
+        /// and the node is not draining. For keepalived; ends within 4 s.
+        #[arg(long)]
+        vip: bool,
+        #[command(flatten)]
+        docker: DockerArgs,
+    },
+    /// Writes the configuration of keepalived on this node, for an address that is always on a healthy one.
+    Vip(VipArgs),
+    /// Gives leadership and the virtual address away, before this node is shut down or worked on.
+    Drain {
+        /// The node's store.
+        #[arg(long)]
+        store: PathBuf,
+        /// Ends it.
+        #[arg(long)]
+        undo: bool,
+        /// Takes Swarm's tasks away first; with --undo, lets them come back.
+        #[arg(long)]
+        swarm: bool,
+    },
+    /// Writes man pages and shell completions, for packages.
+    #[command(hide = true)]
+    Generate {
+        /// The directory for man pages.
+        #[arg(long)]
+        man: Option<PathBuf>,
+        /// The directory for completions.
+        #[arg(long)]
+        completions: Option<PathBuf>,
+    },
+    /// Asks the mount, for the daemon that serves it.
+    #[command(hide = true)]
+    ProbeMount {
+        /// Where the tree is mounted.
+        #[arg(long)]
+        mount: PathBuf,
+        /// Only whether the threads that serve it answer.
+        #[arg(long)]
+        threads: bool,
+    },
+    /// Writes to the tree, for `health --vip`.
+    #[command(hide = true)]
+    ProbeWrite {
+        /// Where the tree is mounted.
+        #[arg(long)]
+        mount: PathBuf,
+        /// The node's name.
+        #[arg(long)]
+        name: String,
+    },
+    /// Waits, for as long as it takes, until the node is healthy; at once if there is no store. For what must not start
+    /// without the tree.
+    Wait {
         /// The node's store.
         #[arg(long)]
         store: PathBuf,

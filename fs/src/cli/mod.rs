@@ -3,7 +3,12 @@
 mod admin;
 mod args;
 mod demo;
+mod drain;
+mod generate;
 mod run;
+mod supervise;
+mod vip;
+mod vip_check;
 mod volume;
 
 use std::process::ExitCode;
@@ -14,6 +19,7 @@ use raftstore::disk::RealDisk;
 
 use crate::node::bootstrap;
 use crate::node::config::{Config, Limits};
+use crate::node::mount_probe::{self, Question};
 use crate::node::mountpoint;
 use args::{Cli, Command, MakeArgs, NodeCommand};
 
@@ -58,7 +64,25 @@ fn dispatch(command: Command) -> Outcome {
             command: NodeCommand::Rm { store, node, force },
         } => admin::remove(&store, node, force),
         Command::Volume { command } => volume::volume(command),
-        Command::Health { store } => admin::health(&store),
+        Command::Health {
+            store,
+            vip: true,
+            docker,
+        } => vip_check::check(&store, &docker),
+        Command::Health { store, .. } => admin::health(&store),
+        Command::Vip(args) => vip::vip(args),
+        Command::Drain { store, undo, swarm } => drain::drain(&store, undo, swarm),
+        Command::Generate { man, completions } => generate::generate(man.as_deref(), completions.as_deref()),
+        Command::ProbeMount { mount, threads } => {
+            let question = if threads {
+                Question::Threads
+            } else {
+                Question::Tree
+            };
+            mount_probe::look(&mount, question)
+        }
+        Command::ProbeWrite { mount, name } => vip_check::probe_write(&mount, &name),
+        Command::Wait { store } => admin::wait(&store),
         Command::Demo { dir } => demo::demo(dir.as_deref()),
     }
 }

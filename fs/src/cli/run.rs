@@ -9,9 +9,12 @@ use std::time::Duration;
 use raftstore::clock::{Clock, SystemClock};
 use raftstore::disk::RealDisk;
 use raftstore::meta::{Ino, Observer};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::supervise::{Watchdog, notify, say};
 use super::{Outcome, text};
 use crate::backend::{Backend, SyncWhat};
 use crate::behind::{self, BehindOptions, LeasedBackend};
@@ -20,6 +23,7 @@ use crate::fuse::{self, MountHandle, MountOptions};
 use crate::node::bootstrap::listen_error;
 use crate::node::config::OnQuorumLoss;
 use crate::node::housekeeping;
+use crate::node::inspect::Inspector;
 use crate::node::mountpoint;
 use crate::node::running::{Running, Surroundings, Trouble};
 use crate::node::service::meta::OpenFiles;
@@ -39,6 +43,8 @@ const STACK_BYTES: usize = 1 << 20;
 const QUORUM_PATIENCE: Duration = Duration::from_secs(8);
 /// A part that does not end within this time is left to the kernel.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks whether a tree that has just been mounted answers.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How the daemon ended.
 enum End {
@@ -58,7 +64,7 @@ pub(super) fn run(store: &Path, die_with_parent: bool, plugin: PluginSocket) -> 
     raftstore::kv::abort_on_other_panics();
     let store = Store::open(Arc::new(RealDisk), store).map_err(text)?;
     mountpoint::check_privileges().map_err(text)?;
-    mountpoint::prepare(&store.config.mount).map_err(text)?;
+    mountpoint::check(&store.config.mount).map_err(text)?;
     let listen = store.config.listen;
     let listener = TcpListener::bind(listen).map_err(|error| listen_error(listen, error).to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -180,16 +186,19 @@ async fn daemon(store: Store, listener: TcpListener, plugin: PluginSocket) -> Re
         tracing::warn!(%error, "the process id could not be written down");
     }
     let mut trouble = node.trouble();
+    let mut watchdog = Watchdog::start();
+    let waits = tokio::spawn(tell_what_it_waits_for(node.session_state()));
     let ready = tokio::select! {
         ready = node.ready() => ready.map_err(text),
         () = signals.next() => return Ok(stop(node, None, &mut signals).await),
         what = next_trouble(&mut trouble) => return finish(node, None, what, &mut signals).await,
     };
+    waits.abort();
     if let Err(error) = ready {
         stop(node, None, &mut signals).await;
         return Err(error);
     }
-    let mut mounted = match mount_tree(&node, &mount, plugin).await {
+    let mounted = match mount_tree(&node, &mount, plugin).await {
         Ok(mounted) => mounted,
         Err(error) => {
             stop(node, None, &mut signals).await;
@@ -197,7 +206,43 @@ async fn daemon(store: Store, listener: TcpListener, plugin: PluginSocket) -> Re
         }
     };
     tracing::info!(mount = %mount.display(), "the tree is mounted");
-    notify(&[sd_notify::NotifyState::Ready]);
+    if let Some(watchdog) = &mut watchdog {
+        watchdog.watch_mount(&mount);
+    }
+    serve(node, mounted, trouble, &mut signals).await
+}
+
+/// Until a session is open, `systemctl status` shows what is missing.
+async fn tell_what_it_waits_for(mut session: watch::Receiver<SessionState>) {
+    loop {
+        if let SessionState::Opening(why) = &*session.borrow_and_update() {
+            say(&format!("waiting: {why}"));
+        }
+        if session.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Says that the daemon is ready once the tree answers through its mount and a quorum decides: what is started after
+/// it, as Docker is, finds a tree that it can use.
+async fn tell_when_ready(inspector: Arc<Inspector>) -> std::convert::Infallible {
+    while let Err(why) = inspector.health().await {
+        say(&format!("mounted, and waiting: {why}"));
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    tracing::info!("ready");
+    notify(&[NotifyState::Ready, NotifyState::Status("the tree is mounted")]);
+    std::future::pending().await
+}
+
+/// Lets the mounted node work until it is told to end, or has to.
+async fn serve(
+    node: Running,
+    mut mounted: Mounted,
+    mut trouble: watch::Receiver<Option<Trouble>>,
+    signals: &mut Signals,
+) -> Result<End, String> {
     let mut session = node.session_state();
     let removed = async {
         let gone = session
@@ -208,21 +253,23 @@ async fn daemon(store: Store, listener: TcpListener, plugin: PluginSocket) -> Re
             std::future::pending::<()>().await;
         }
     };
+    let telling = tell_when_ready(Arc::clone(node.inspector()));
     tokio::select! {
-        () = signals.next() => Ok(stop(node, Some(mounted), &mut signals).await),
-        what = next_trouble(&mut trouble) => finish(node, Some(mounted), what, &mut signals).await,
+        never = telling => match never {},
+        () = signals.next() => Ok(stop(node, Some(mounted), signals).await),
+        what = next_trouble(&mut trouble) => finish(node, Some(mounted), what, signals).await,
         _ = &mut mounted.flusher => {
             let what = Trouble::Fatal("changes on it cannot be committed any more".into());
-            finish(node, Some(mounted), what, &mut signals).await
+            finish(node, Some(mounted), what, signals).await
         }
         () = removed => {
             let what = Trouble::Fatal(WireError::Removed.to_string());
-            finish(node, Some(mounted), what, &mut signals).await
+            finish(node, Some(mounted), what, signals).await
         }
     }
 }
 
-async fn next_trouble(trouble: &mut tokio::sync::watch::Receiver<Option<Trouble>>) -> Trouble {
+async fn next_trouble(trouble: &mut watch::Receiver<Option<Trouble>>) -> Trouble {
     match trouble.wait_for(Option::is_some).await.map(|what| what.clone()) {
         Ok(Some(what)) => what,
         _ => std::future::pending().await,
@@ -288,11 +335,11 @@ async fn mount_tree(node: &Running, mount: &Path, plugin: PluginSocket) -> Resul
     }));
     node.volumes().set(Arc::clone(&volumes));
     let (runtime, path) = (tokio::runtime::Handle::current(), mount.to_owned());
-    let mounting = move || fuse::mount(vfs, runtime, &path, MountOptions::default());
-    let handle = tokio::task::spawn_blocking(mounting)
-        .await
-        .map_err(text)?
-        .map_err(text)?;
+    let mounting = move || {
+        mountpoint::prepare(&path).map_err(text)?;
+        fuse::mount(vfs, runtime, &path, MountOptions::default()).map_err(text)
+    };
+    let handle = tokio::task::spawn_blocking(mounting).await.map_err(text)??;
     node.mounted().store(true, Ordering::Relaxed);
     let plugin = DockerPlugin::of_mount(plugin, volumes, (mount, node.store().config.name.as_str())).await;
     Ok(Mounted {
@@ -305,7 +352,7 @@ async fn mount_tree(node: &Running, mount: &Path, plugin: PluginSocket) -> Resul
 
 /// Unmounts, hands leadership over, flushes. A second signal ends the process at once.
 async fn stop(node: Running, mounted: Option<Mounted>, signals: &mut Signals) -> End {
-    notify(&[sd_notify::NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
     tracing::info!("stopping");
     let mount = node.store().config.mount.clone();
     let orderly = async {
@@ -353,10 +400,4 @@ async fn stop(node: Running, mounted: Option<Mounted>, signals: &mut Signals) ->
         }
     }
     End::Asked
-}
-
-fn notify(state: &[sd_notify::NotifyState]) {
-    if let Err(error) = sd_notify::notify(false, state) {
-        tracing::debug!(%error, "systemd was not told");
-    }
 }

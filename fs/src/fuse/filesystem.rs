@@ -629,6 +629,9 @@ impl Filesystem for BrambleFilesystem {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if name == super::ALIVE_XATTR {
+            return answer_xattr(reply, b"yes", size);
+        }
         let name = owned(name);
         self.serve(
             req,

@@ -14,4 +14,8 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
+/// An extended attribute that no file has: asking the mount for it is answered at once by the threads that serve it,
+/// and by nothing behind them. The daemon's watchdog asks.
+pub const ALIVE_XATTR: &str = "trusted.bramble.alive";
+
 pub use mount::{MountError, MountHandle, MountOptions, Unmounted, mount};

@@ -14,9 +14,10 @@ use raftstore::raft::Member;
 use tokio::task::JoinSet;
 
 use super::config::Config;
+use super::drain::Drain;
 use super::leader::duties::system_proposal;
 use super::lease_client::LeaseHolderSlot;
-use super::mountpoint;
+use super::mount_probe::{MountProbe, Question, Silent};
 use super::process::{self, WriteRate};
 use super::raft::{self, Raft};
 use super::session::{SessionKeeper, SessionState};
@@ -78,6 +79,8 @@ pub struct InspectorParts {
     pub medium: Option<Medium>,
     /// What it writes now.
     pub write_rate: Arc<WriteRate>,
+    /// Whether it is draining.
+    pub drain: Arc<Drain>,
     /// Snapshots taken in since the start.
     pub installed: Arc<AtomicU64>,
     /// Reads the clocks.
@@ -89,13 +92,15 @@ pub struct InspectorParts {
 /// See the module.
 pub struct Inspector {
     parts: InspectorParts,
+    probe: MountProbe,
 }
 
 impl Inspector {
     /// Looks into `parts`.
     #[must_use]
     pub fn new(parts: InspectorParts) -> Self {
-        Self { parts }
+        let probe = MountProbe::new(&parts.config.mount, Question::Tree);
+        Self { parts, probe }
     }
 
     /// Everything that `status` tells.
@@ -186,6 +191,7 @@ impl Inspector {
             store: self.parts.store.display().to_string(),
             session,
             mounted: self.parts.mounted.load(Ordering::Relaxed),
+            draining: self.parts.drain.is_on(),
             pid: std::process::id(),
         }
     }
@@ -348,21 +354,10 @@ impl Inspector {
             let warnings = self.warnings().join("; ");
             return Err(format!("the tree is not mounted yet: {warnings}"));
         }
-        let mount = self.parts.config.mount.clone();
-        // Asked through the kernel, as any program does; a hanging mount must not hang the answer.
-        let answers = tokio::task::spawn_blocking(move || {
-            let kind = mountpoint::mounted(&mount).map_err(|error| error.to_string())?;
-            if kind.as_deref() != Some(mountpoint::MOUNT_TYPE) {
-                return Err(format!("{} is not mounted", mount.display()));
-            }
-            std::fs::metadata(&mount)
-                .map(drop)
-                .map_err(|error| format!("{}: {error}", mount.display()))
-        });
-        match tokio::time::timeout(HEALTH_TIMEOUT, answers).await {
-            Ok(Ok(answer)) => answer?,
-            Ok(Err(error)) => return Err(error.to_string()),
-            Err(_) => return Err(self.cluster_trouble().await),
+        match self.probe.ask(HEALTH_TIMEOUT).await {
+            Ok(()) => {}
+            Err(Silent::Broken(why)) => return Err(why),
+            Err(Silent::Late) => return Err(self.cluster_trouble().await),
         }
         self.quorum().await
     }
@@ -373,6 +368,12 @@ impl Inspector {
             Err(why) => why,
             Ok(()) => "the tree does not answer".to_owned(),
         }
+    }
+
+    /// Whether this node is draining.
+    #[must_use]
+    pub fn drain(&self) -> &Arc<Drain> {
+        &self.parts.drain
     }
 
     /// Makes a join token.
@@ -464,6 +465,7 @@ fn member_status(
         available_bytes: stats.available_bytes,
         capacity_bytes: stats.capacity_bytes,
         chunks_complete: stats.chunks_complete,
+        draining: stats.draining,
         ..MemberStatus::default()
     }
 }

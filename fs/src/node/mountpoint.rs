@@ -79,12 +79,31 @@ pub fn check_new(path: &Path) -> Result<(), MountPointError> {
     }
 }
 
-/// For `run`: clears a killed predecessor's mount away; whatever else is mounted there is left alone.
+/// True if what is mounted there is a killed predecessor's tree.
+fn is_left_over(path: &Path) -> Result<bool, MountPointError> {
+    Ok(mounted(path)?.is_some_and(|kind| kind == MOUNT_TYPE) && look(path)? == Found::Dead)
+}
+
+/// For `run`, before it waits for the cluster: [`prepare`] will be able to. A killed predecessor's mount stays until
+/// then: as long as it is there, whoever uses the tree gets errors, and does not write to the machine's own disk.
+///
+/// # Errors
+/// [`MountPointError`] says what to do.
+pub fn check(path: &Path) -> Result<(), MountPointError> {
+    if is_left_over(path)? {
+        Ok(())
+    } else {
+        prepare(path)
+    }
+}
+
+/// For `run`, right before it mounts: clears a killed predecessor's mount away; whatever else is mounted there is left
+/// alone.
 ///
 /// # Errors
 /// [`MountPointError`] says what to do.
 pub fn prepare(path: &Path) -> Result<(), MountPointError> {
-    if mounted(path)?.is_some_and(|kind| kind == MOUNT_TYPE) && look(path)? == Found::Dead {
+    if is_left_over(path)? {
         tracing::warn!(mount = %path.display(), "clearing the mount of a daemon that was killed");
         detach(path)?;
     }

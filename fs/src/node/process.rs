@@ -11,6 +11,7 @@ use raftstore::disk::Space;
 use raftstore::journal::Journal;
 use raftstore::kv;
 
+use super::drain::Drain;
 use super::session::StatsSource;
 use crate::chunk::Keeper;
 use crate::chunk::store::ChunkStore;
@@ -38,6 +39,8 @@ pub struct ProcessStats {
     pub clock: Arc<dyn Clock>,
     /// Is told what was written whenever it is looked at: with each sign of life.
     pub rate: Arc<WriteRate>,
+    /// Whether the node is draining.
+    pub drain: Arc<Drain>,
 }
 
 /// Looks that a [`WriteRate`] remembers.
@@ -103,6 +106,7 @@ impl StatsSource for ProcessStats {
             medium_written_bytes: written_bytes,
             capacity_bytes,
             available_bytes,
+            draining: self.drain.is_on(),
             chunks_complete: self.keeper.get().is_some_and(|keeper| keeper.is_clean()),
         }
     }

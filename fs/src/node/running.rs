@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 
 use super::backend::NodeBackend;
 use super::bootstrap::FIRST_NODE;
+use super::drain::{self, Drain};
 use super::housekeeping::{Housekeeping, cut, idle_cut};
 use super::idle::Idle;
 use super::inspect::{Inspector, InspectorParts};
@@ -28,6 +29,7 @@ use super::journal_payloads::JournalPayloads;
 use super::leader::duties::Duties;
 use super::leader::liveness::Liveness;
 use super::leader::round::Rounds;
+use super::leader::succession::Succession;
 use super::lease_client::{LeaseClient, LeaseHolderSlot};
 use super::medium_file::medium_of;
 use super::process::{ProcessStats, WriteRate};
@@ -59,8 +61,6 @@ use crate::medium::Medium;
 
 /// The founder decides alone, so this takes as long as its medium does.
 const FOUNDING_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a leader that stops waits for another to take over.
-const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a node could not start.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +138,7 @@ pub struct Running {
     backend: Arc<NodeBackend>,
     session: Arc<SessionKeeper>,
     duties: Arc<Duties>,
+    succession: Succession,
     open_files: Arc<OpenFilesSlot>,
     lease_holder: Arc<LeaseHolderSlot>,
     mounted: Arc<AtomicBool>,
@@ -177,6 +178,8 @@ struct Shared {
     installed: Arc<AtomicU64>,
     /// Background work on chunks, once it has begun.
     keeper: Arc<OnceLock<Arc<Keeper>>>,
+    /// Whether this node is draining.
+    drain: Arc<Drain>,
 }
 
 impl Running {
@@ -259,6 +262,7 @@ impl Running {
             lease_holder: Arc::clone(&lease_holder),
             medium,
             write_rate: Arc::clone(&shared.write_rate),
+            drain: Arc::clone(&shared.drain),
             installed: Arc::clone(&shared.installed),
             clock: Arc::clone(&around.clock),
             warnings: storage.warnings.clone(),
@@ -286,6 +290,8 @@ impl Running {
         found(&mut store, &shared).await?;
         let interval = around.housekeeping_interval;
         work(&mut tasks, &shared, &store, &open_files, (&backend, interval));
+        let succession = Succession::new(id, shared.raft.clone(), Arc::clone(&shared.duties));
+        tasks.spawn(drain::give_way(Arc::clone(&shared.drain), succession.clone()));
         lease(&mut tasks, &shared, &lease_holder);
         watch_trouble(&mut tasks, &shared, &trouble);
         Ok(Self {
@@ -297,6 +303,7 @@ impl Running {
             backend,
             session: shared.session,
             duties: shared.duties,
+            succession,
             open_files,
             lease_holder,
             mounted,
@@ -412,7 +419,9 @@ impl Running {
 
     /// Hands leadership over, flushes, and ends.
     pub async fn stop(mut self) {
-        self.hand_over().await;
+        if let Some(heir) = self.succession.heir() {
+            self.succession.hand_over(heir).await;
+        }
         self.session.end().await;
         self.stop.send_replace(true);
         self.tasks.abort_all();
@@ -427,39 +436,6 @@ impl Running {
             journal.shutdown();
         });
         let _ = flushed.await;
-    }
-
-    /// Lets the voter that has most of the log lead, so that the others need no election.
-    async fn hand_over(&self) {
-        if !self.duties.leads() {
-            return;
-        }
-        let heir = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let voters: Vec<NodeId> = metrics.membership_config.membership().voter_ids().collect();
-            let progress = metrics.replication.clone().unwrap_or_default();
-            let live = |id: &NodeId| *id != self.id && self.duties.liveness().is_live(*id);
-            let matched = |id: &NodeId| progress.get(id).cloned().flatten().map_or(0, |id| id.index);
-            voters.into_iter().filter(live).max_by_key(matched)
-        };
-        let Some(heir) = heir else { return };
-        if self.raft.trigger().transfer_leader(heir).await.is_err() {
-            return;
-        }
-        let mut metrics = self.raft.server_metrics();
-        let handed_over = async {
-            while metrics
-                .borrow_and_update()
-                .current_leader
-                .is_none_or(|leader| leader == self.id)
-            {
-                if metrics.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        let _ = tokio::time::timeout(HAND_OVER_TIMEOUT, handed_over).await;
     }
 }
 
@@ -497,6 +473,7 @@ fn share(
     ));
     let keeper = Arc::new(OnceLock::new());
     let write_rate = Arc::<WriteRate>::default();
+    let drain = Arc::new(Drain::load(&store.layout));
     let session = Arc::new(SessionKeeper::new(
         id,
         store.config.listen.to_string(),
@@ -510,6 +487,7 @@ fn share(
             keeper: Arc::clone(&keeper),
             clock: Arc::clone(&clock),
             rate: Arc::clone(&write_rate),
+            drain: Arc::clone(&drain),
         }),
     ));
     let transport =
@@ -541,6 +519,7 @@ fn share(
         write_rate,
         installed: Arc::default(),
         keeper,
+        drain,
     }
 }
 

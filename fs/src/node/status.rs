@@ -50,6 +50,9 @@ pub struct NodeStatus {
     pub session: u64,
     /// Whether the tree is mounted.
     pub mounted: bool,
+    /// Whether it gives away what moves elsewhere.
+    #[serde(default)]
+    pub draining: bool,
     /// The daemon's process id.
     pub pid: u32,
 }
@@ -102,6 +105,9 @@ pub struct MemberStatus {
     pub capacity_bytes: u64,
     /// Whether every chunk that belongs there is there.
     pub chunks_complete: bool,
+    /// Whether it is draining.
+    #[serde(default)]
+    pub draining: bool,
 }
 
 /// Raft on this node.
@@ -326,6 +332,9 @@ impl Status {
                 self.node.store,
             );
         }
+        if self.node.draining {
+            text.push_str("DRAINING  leadership and the virtual address are given away; `bramble drain --undo` ends it\n");
+        }
         for warning in &self.warnings {
             let _ = writeln!(text, "WARNING   {warning}");
         }
@@ -340,10 +349,11 @@ impl Status {
             "ID", "NAME", "LISTEN", "ROLE", "STATE", "LAG", "MEMORY", "FREE"
         );
         for node in &self.cluster.nodes {
-            let state = match (node.reachable, node.chunks_complete) {
-                (true, true) => "up",
-                (true, false) => "up, copying",
-                (false, _) => "UNREACHABLE",
+            let state = match (node.reachable, node.chunks_complete, node.draining) {
+                (true, true, false) => "up",
+                (true, true, true) => "up, draining",
+                (true, false, _) => "up, copying",
+                (false, ..) => "UNREACHABLE",
             };
             let lag = node.lag_entries.map_or("-".to_owned(), |lag| lag.to_string());
             let _ = writeln!(

@@ -14,6 +14,8 @@
 //!   chunks/       chunk packs
 //!   control.sock  what the command line talks to
 //!   run.pid       the daemon's process id, while it runs
+//!   draining      there while the node is draining
+//!   vip.json      what `bramble vip` was last asked for
 //!   damaged-*/    what a repair moved aside
 //! ```
 
@@ -120,6 +122,16 @@ impl Layout {
     #[must_use]
     pub fn control_socket(&self) -> PathBuf {
         self.root.join("control.sock")
+    }
+    /// `draining`
+    #[must_use]
+    pub fn draining(&self) -> PathBuf {
+        self.root.join("draining")
+    }
+    /// `vip.json`
+    #[must_use]
+    pub fn vip(&self) -> PathBuf {
+        self.root.join("vip.json")
     }
     /// `run.pid`
     #[must_use]

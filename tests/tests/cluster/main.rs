@@ -8,6 +8,7 @@
 )]
 
 mod bad_input;
+mod blackout;
 mod coherence;
 mod contention;
 mod crashes;
@@ -18,7 +19,10 @@ mod limits;
 mod links;
 mod locks;
 mod membership;
+mod package;
 mod programs;
 mod quick_start;
 mod suites;
+mod units;
+mod vip;
 mod volumes;

@@ -8,3 +8,4 @@ pub mod liveness;
 pub mod membership;
 pub mod placement;
 pub mod round;
+pub mod succession;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bramble_proto::admin_server::Admin;
 use bramble_proto::{
-    CreateTokenRequest, CreateTokenResponse, HealthRequest, HealthResponse, RemoveNodeRequest,
-    RemoveNodeResponse, StatusRequest, StatusResponse, VolumeRequest, VolumeResponse,
+    CreateTokenRequest, CreateTokenResponse, DrainRequest, DrainResponse, HealthRequest, HealthResponse,
+    RemoveNodeRequest, RemoveNodeResponse, StatusRequest, StatusResponse, VolumeRequest, VolumeResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -75,6 +75,15 @@ impl Admin for AdminService {
         Ok(Response::new(HealthResponse {
             healthy: reason.is_empty(),
             reason,
+            draining: self.inspector.drain().is_on(),
         }))
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DrainResponse>, Status> {
+        let (drain, on) = (Arc::clone(self.inspector.drain()), !request.into_inner().undo);
+        let set = tokio::task::spawn_blocking(move || drain.set(on)).await;
+        let set = set.map_err(|error| WireError::NotNow(error.to_string()))?;
+        set.map_err(|error| WireError::Refused(error.to_string()))?;
+        Ok(Response::new(DrainResponse {}))
     }
 }

@@ -1,0 +1,102 @@
+//! The Debian package, built from a debug build and installed for real, on a copy of this machine's root that is thrown
+//! away.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use bramble_tests::janitor::Janitor;
+use bramble_tests::run::describe;
+use bramble_tests::{run, sh};
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Runs a script in a root that shows this machine's, and takes what is written to itself.
+fn in_a_copy(janitor: &Janitor, script: &str) -> String {
+    let dir = janitor.dir().display();
+    sh(
+        janitor.dir(),
+        &format!(
+            "mkdir -p upper work root
+             cat >script <<'SCRIPT'\n{script}\nSCRIPT
+             unshare --mount --propagation private /bin/sh -euc '
+                 # Not on the disk of {dir}, which is part of what is shown.
+                 mount -t tmpfs tmpfs upper
+                 mkdir upper/files upper/work
+                 mount -t overlay -o lowerdir=/,upperdir=upper/files,workdir=upper/work overlay root
+                 mount -t proc proc root/proc
+                 mount -t tmpfs tmpfs root/tmp
+                 mount --bind /dev root/dev
+                 cp script *.deb root/tmp
+                 chroot root /bin/sh -eux /tmp/script 2>&1
+             '"
+        ),
+    )
+}
+
+#[test]
+fn the_package_installs_upgrades_and_goes_without_touching_the_store() {
+    let janitor = Janitor::new(Duration::from_secs(600));
+    let out = janitor.dir().to_str().unwrap();
+    let output = Command::new(source().join("scripts/package"))
+        .args(["--debug", "--out", out])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "scripts/package: {}", describe(&output));
+    let deb = sh(janitor.dir(), "ls *.deb");
+    let list = run(
+        "dpkg-deb",
+        ["--contents", janitor.dir().join(deb.trim()).to_str().unwrap()],
+    );
+    for path in [
+        "./usr/bin/bramble",
+        "./usr/lib/systemd/system/bramble.service",
+        "./usr/lib/systemd/system/bramble-vip.path",
+        "./usr/lib/systemd/system/docker.service.d/bramble.conf",
+        "./usr/share/man/man1/bramble.1.gz",
+        "./usr/share/man/man1/bramble-vip.1.gz",
+        "./usr/share/bash-completion/completions/bramble",
+        "./usr/share/zsh/vendor-completions/_bramble",
+        "./usr/share/fish/vendor_completions.d/bramble.fish",
+        "./etc/bramble/environment",
+        "./usr/share/doc/bramble/copyright",
+    ] {
+        assert!(
+            list.lines().any(|line| line.ends_with(path)),
+            "no {path} in\n{list}"
+        );
+    }
+    assert!(list.lines().all(|line| line.contains(" root/root ")), "{list}");
+
+    let said = in_a_copy(
+        &janitor,
+        "cd /tmp
+         [ ! -e /var/lib/bramble ]
+         dpkg -i *.deb
+         bramble --version
+         [ \"$(systemctl is-enabled bramble.service)\" = enabled ]
+         [ -d /mnt/cluster ]
+         bash -c '. /usr/share/bash-completion/completions/bramble; complete -p bramble'
+         # An upgrade keeps what the administrator has changed.
+         echo BRAMBLE_LOG=debug >>/etc/bramble/environment
+         systemctl disable bramble.service
+         mkdir /var/lib/bramble/store; echo data >/var/lib/bramble/store/identity
+         dpkg -i *.deb
+         grep -q -x BRAMBLE_LOG=debug /etc/bramble/environment
+         [ \"$(systemctl is-enabled bramble.service || true)\" = disabled ]
+         dpkg -r bramble
+         [ ! -e /usr/bin/bramble ]
+         grep -q data /var/lib/bramble/store/identity
+         dpkg -P bramble
+         [ ! -e /etc/bramble ]
+         grep -q data /var/lib/bramble/store/identity
+         echo all is well",
+    );
+    assert!(said.ends_with("all is well\n"), "{said}");
+    assert!(
+        !Path::new("/usr/share/doc/bramble/copyright").exists(),
+        "it was installed on this machine"
+    );
+}
