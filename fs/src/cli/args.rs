@@ -129,6 +129,12 @@ pub(super) enum Command {
         /// Only whether the threads that serve it answer.
         #[arg(long)]
         threads: bool,
+        /// What is at this path, which should be a directory of the tree.
+        #[arg(long, requires = "device")]
+        directory: Option<PathBuf>,
+        /// The device that all files of the tree are on.
+        #[arg(long)]
+        device: Option<u64>,
     },
     /// Writes to the tree, for `health --vip`.
     #[command(hide = true)]

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use clap::Parser;
 use raftstore::disk::RealDisk;
 
+use crate::docker::describe;
 use crate::node::bootstrap;
 use crate::node::config::{Config, Limits};
 use crate::node::mount_probe::{self, Question};
@@ -73,7 +74,16 @@ fn dispatch(command: Command) -> Outcome {
         Command::Vip(args) => vip::vip(args),
         Command::Drain { store, undo, swarm } => drain::drain(&store, undo, swarm),
         Command::Generate { man, completions } => generate::generate(man.as_deref(), completions.as_deref()),
-        Command::ProbeMount { mount, threads } => {
+        Command::ProbeMount {
+            mount,
+            directory: Some(directory),
+            device,
+            ..
+        } => {
+            println!("{}", describe(&mount, &directory, device.unwrap_or(0)));
+            Ok(())
+        }
+        Command::ProbeMount { mount, threads, .. } => {
             let question = if threads {
                 Question::Threads
             } else {

@@ -20,4 +20,4 @@ pub use plugin::DockerPlugin;
 pub use refusal::NoAnswer;
 pub use socket::{PluginSocket, SocketError};
 pub use store::VolumeStore;
-pub use tree::{MountedTree, TreeError};
+pub use tree::{MountedTree, TreeError, describe};

@@ -4,13 +4,14 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use tokio::process::Command;
 use tokio::sync::Semaphore;
 
-use crate::node::mountpoint;
+use crate::node::{mount_probe, mountpoint};
 
 /// A look at a directory that takes longer has no answer: there is no quorum.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(20);
-/// Looks at a time. One that hangs holds a thread until the quorum is back.
+/// Looks at a time. One that hangs holds a process until the quorum is back.
 const LOOKS_MAX: usize = 4;
 
 /// Why a directory of the tree cannot be handed out.
@@ -36,6 +37,8 @@ pub struct MountedTree {
     mount: PathBuf,
     device: u64,
     looks: std::sync::Arc<Semaphore>,
+    /// Whether another process looks: if this one serves the mount, see [`mount_probe`].
+    outside: bool,
 }
 
 impl MountedTree {
@@ -46,16 +49,21 @@ impl MountedTree {
     pub fn at(mount: &Path) -> Result<Self, TreeError> {
         let not_mounted = || TreeError::NotMounted(mount.to_owned());
         let device = mountpoint::device(mount).map_err(|_| not_mounted())?;
-        Ok(Self::new(mount, device.ok_or_else(not_mounted)?))
+        let tree = Self::new(mount, device.ok_or_else(not_mounted)?);
+        Ok(Self {
+            outside: true,
+            ..tree
+        })
     }
 
-    /// The tree at `mount`, whose files are all on `device` (as `st_dev`).
+    /// The tree at `mount`, whose files are all on `device` (as `st_dev`), and which another process serves.
     #[must_use]
     pub fn new(mount: &Path, device: u64) -> Self {
         Self {
             mount: mount.to_owned(),
             device,
             looks: std::sync::Arc::new(Semaphore::new(LOOKS_MAX)),
+            outside: false,
         }
     }
 
@@ -71,12 +79,17 @@ impl MountedTree {
     /// [`TreeError`] says what they would find.
     pub async fn directory(&self, path: &str) -> Result<PathBuf, TreeError> {
         let (place, device, mount) = (self.path(path), self.device, self.mount.clone());
-        let looks = std::sync::Arc::clone(&self.looks);
+        let (looks, outside) = (std::sync::Arc::clone(&self.looks), self.outside);
         let look = async move {
             let permit = looks.acquire_owned().await.map_err(|_| TreeError::Silent)?;
-            // Through the kernel, as whoever is given the path will.
-            let looking = tokio::task::spawn_blocking(move || {
-                let found = look(&mount, place, device);
+            // Through the kernel, as whoever is given the path will. On its own, for as long as it takes.
+            let looking = tokio::spawn(async move {
+                let found = if outside {
+                    look_outside(&mount, place, device).await
+                } else {
+                    let looking = tokio::task::spawn_blocking(move || look(&mount, place, device));
+                    looking.await.unwrap_or(Err(TreeError::Silent))
+                };
                 drop(permit);
                 found
             });
@@ -86,6 +99,40 @@ impl MountedTree {
             Ok(found) => found,
             Err(_) => Err(TreeError::Silent),
         }
+    }
+}
+
+/// Has another process look.
+async fn look_outside(mount: &Path, place: PathBuf, device: u64) -> Result<PathBuf, TreeError> {
+    let output = Command::new(mount_probe::THIS_PROGRAM)
+        .args([mount_probe::COMMAND, "--device", &device.to_string(), "--mount"])
+        .arg(mount)
+        .arg("--directory")
+        .arg(&place)
+        .output()
+        .await;
+    let output = output.map_err(|_| TreeError::Silent)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    match said.trim() {
+        FOUND => Ok(place),
+        NOT_MOUNTED => Err(TreeError::NotMounted(mount.to_owned())),
+        why if output.status.success() => Err(TreeError::NoDirectory(place, why.to_owned())),
+        _ => Err(TreeError::Silent),
+    }
+}
+
+/// What the other process says if all is well.
+const FOUND: &str = "found";
+/// What it says if the mount is not the tree.
+const NOT_MOUNTED: &str = "not mounted";
+
+/// What the other process does: says what is at `place`.
+#[must_use]
+pub fn describe(mount: &Path, place: &Path, device: u64) -> String {
+    match look(mount, place.to_owned(), device) {
+        Ok(_) => FOUND.to_owned(),
+        Err(TreeError::NoDirectory(_, why)) => why,
+        Err(_) => NOT_MOUNTED.to_owned(),
     }
 }
 
@@ -143,5 +190,10 @@ mod tests {
         let refused = elsewhere.directory("volumes/db").await;
         assert_eq!(refused, Err(TreeError::NotMounted(dir.path().into())));
         assert!(MountedTree::at(dir.path()).is_err(), "nothing is mounted there");
+        let place = dir.path().join("volumes/db");
+        assert_eq!(describe(dir.path(), &place, device_of(dir.path())), FOUND);
+        assert_eq!(describe(dir.path(), &place, 0), NOT_MOUNTED);
+        let none = describe(dir.path(), Path::new("/none"), device_of(dir.path()));
+        assert!(none.contains("No such file"), "{none}");
     }
 }

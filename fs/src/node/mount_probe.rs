@@ -22,7 +22,7 @@ type Answer = Option<Result<(), String>>;
 /// The name of the program's command that calls [`look`], and its options.
 pub const COMMAND: &str = "probe-mount";
 /// This program, also after its file was replaced.
-const THIS_PROGRAM: &str = "/proc/self/exe";
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// Asks one question at a time. While the tree does not answer, whoever asks waits for the question that is under way:
 /// however often `health` is called without a quorum, it costs one process.

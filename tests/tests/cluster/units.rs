@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bramble_tests::janitor::Janitor;
 use bramble_tests::run::{describe, try_run};
@@ -133,11 +133,17 @@ const INIT: &str =
 /// Waits until Docker's stand-in has said all of `expected` in the tree.
 fn wait_docker(machine: &Machine, expected: &str) {
     let said = || machine.run("cat /mnt/cluster/docker || true");
-    wait_for(
-        &format!("Docker to have said {expected:?}; {}", machine.log()),
-        PATIENCE,
-        || (said() == expected).then_some(()),
-    );
+    let deadline = Instant::now() + PATIENCE;
+    while said() != expected {
+        assert!(
+            Instant::now() < deadline,
+            "Docker has said {:?} and not {expected:?}\n{}\n{}",
+            said(),
+            machine.run("systemctl --no-pager status bramble.service docker.service || true"),
+            machine.log()
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
     machine.wait_state("docker.service", "active");
 }
 
