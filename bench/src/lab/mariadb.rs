@@ -77,7 +77,7 @@ impl<'a> Database<'a> {
         this.sysbench("prepare")?;
         // Until the process is gone, files may be written.
         this.sh(&format!(
-            "pid=$(cat {PID}); mariadb-admin --socket={SOCKET} shutdown
+            "pid=$(cat {PID}); mariadb --socket={SOCKET} -e SHUTDOWN
              while kill -0 $pid 2>/dev/null; do sleep 0.1; done"
         ))?;
         let data = bench.mount.join("mariadb");
@@ -98,9 +98,7 @@ impl<'a> Database<'a> {
             data.display(),
             self.host.log.display()
         ))?;
-        wait_for("MariaDB to answer", self.limit, || {
-            Ok(self.sh(&format!("mariadb-admin --socket={SOCKET} ping")).is_ok())
-        })
+        wait_for("MariaDB to answer", self.limit, || Ok(self.sql("DO 0").is_ok()))
     }
 
     /// Reads all rows and the index, so that they are in the server's memory, as they are once it has run for a while.

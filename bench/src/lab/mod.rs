@@ -136,7 +136,7 @@ fn check_machine(options: &Options) -> Result<()> {
         programs.extend(["sqlite3", "timeout"]);
     }
     if !mariadb_rows(options).is_empty() {
-        programs.extend(["mariadbd", "mariadb-install-db", "mariadb-admin", "sysbench"]);
+        programs.extend(["mariadbd", "mariadb-install-db", "mariadb", "sysbench"]);
     }
     if options.systems.contains(&System::Glusterfs) {
         programs.push("glusterd");
