@@ -124,4 +124,7 @@ impl DiskFile for SlowFile {
         self.clock.pass(self.sync + writing);
         self.file.sync_data()
     }
+    fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.write_back(offset, len)
+    }
 }

@@ -41,6 +41,9 @@ pub struct Limits {
     pub journal_bytes_max: u64,
     /// One journal segment, bytes.
     pub journal_segment_bytes: u64,
+    /// Journal segments that are made ready while the medium is idle, so that a burst of writes need not wait for that;
+    /// they are kept, bytes.
+    pub journal_ready_bytes: u64,
     /// Entries kept in the log for nodes that come back, entries.
     pub journal_entries_max: u64,
     /// The engine's cache, bytes.
@@ -60,6 +63,8 @@ impl Default for Limits {
         Self {
             journal_bytes_max: 128 << 20,
             journal_segment_bytes: 8 << 20,
+            // When it has so many, payload is moved out of it.
+            journal_ready_bytes: 96 << 20,
             journal_entries_max: 200_000,
             engine_cache_bytes_max: 8 << 20,
             engine_buffer_bytes_max: 2 << 20,

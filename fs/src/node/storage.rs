@@ -132,11 +132,17 @@ impl Storage {
 
 fn open_journal(store: &Store, around: &Surroundings) -> Result<(Arc<Journal>, Recovery), JournalError> {
     let (identity, limits) = (&store.identity, &store.config.limits);
+    let ready =
+        limits.journal_ready_bytes.min(limits.journal_bytes_max) / limits.journal_segment_bytes.max(1);
+    let ready = usize::try_from(ready).unwrap_or(usize::MAX);
+    let defaults = JournalOptions::default();
     let options = JournalOptions {
         segment_bytes: limits.journal_segment_bytes,
+        segments_min: ready,
+        free_segments_max: ready.max(defaults.free_segments_max),
         must_exist: identity.started,
         cache_bytes_max: 2 << 20,
-        ..JournalOptions::default()
+        ..defaults
     };
     let owner = StoreIdentity {
         cluster_id: identity.cluster_id.clone(),

@@ -71,6 +71,10 @@ pub trait DiskFile: Send + Sync + 'static {
     /// fdatasync: contents and length are on the medium when it returns `Ok`. After an error nothing is known
     /// about earlier writes: the caller must stop using the file, not try again.
     fn sync_data(&self) -> io::Result<()>;
+    /// Has the medium take bytes that were written, and waits for that, without making them durable: for a file that
+    /// is long in the making, so that its one sync at the end does not keep everyone else waiting. An error is as final as one
+    /// of [`DiskFile::sync_data`], which will not tell it again.
+    fn write_back(&self, offset: u64, len: u64) -> io::Result<()>;
     /// True if the file holds no bytes.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)

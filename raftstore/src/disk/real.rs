@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -123,5 +124,21 @@ impl DiskFile for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
+    }
+
+    fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        let signed = |number: u64| i64::try_from(number).map_err(io::Error::other);
+        let (offset, len) = (signed(offset)?, signed(len)?);
+        let all = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+            | libc::SYNC_FILE_RANGE_WRITE
+            | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        #[expect(unsafe_code, reason = "rustix has no sync_file_range")]
+        // SAFETY: the descriptor is open for as long as `self`, and the call takes no memory of ours.
+        let result = unsafe { libc::sync_file_range(self.0.as_raw_fd(), offset, len, all) };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
     }
 }

@@ -148,6 +148,11 @@ impl Core {
         self.log.bounds()
     }
 
+    /// Segments there are.
+    pub(super) fn segments(&self) -> usize {
+        self.live.len() + self.free.len() + self.prepared.len()
+    }
+
     /// Fails if the journal takes nothing more.
     pub(super) fn check_open(&self) -> Result<(), JournalError> {
         match &self.failure {

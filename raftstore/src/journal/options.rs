@@ -1,6 +1,7 @@
 //! Whose journal it is, and how it is kept.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::JournalError;
 use super::format::{BLOCK_BYTES, CLUSTER_ID_BYTES_MAX};
@@ -38,6 +39,10 @@ pub struct JournalOptions {
     pub spare_segments: usize,
     /// Free segments beyond those are kept for reuse up to this number; more are given back to the filesystem.
     pub free_segments_max: usize,
+    /// So many segments there are at least, in use or not: those that are missing are made while nothing is appended.
+    pub segments_min: usize,
+    /// Nothing is appended for so long before a segment is made that is not needed yet.
+    pub quiet: Duration,
     /// Refuse to start an empty journal where none is found: for a store that is known to have one.
     pub must_exist: bool,
 }
@@ -51,6 +56,8 @@ impl Default for JournalOptions {
             cache_bytes_max: 8 << 20,
             spare_segments: 1,
             free_segments_max: 3,
+            segments_min: 0,
+            quiet: Duration::from_secs(1),
             must_exist: false,
         }
     }

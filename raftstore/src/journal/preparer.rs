@@ -1,16 +1,19 @@
 //! The thread that keeps the next segment ready, so that no append waits for zeros to be written.
 
+use std::cell::Cell;
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::SpaceCondition;
-use super::core::Shared;
+use super::core::{Core, Shared};
 use super::segment::Life;
 use super::writer::wait;
 
 /// How long to wait before another attempt on a full medium.
 const RETRY: Duration = Duration::from_secs(1);
+/// Segments are made ahead only if this part of the medium is free.
+const AHEAD_FREE_PART: u64 = 8;
 
 /// What there is to do.
 enum Task {
@@ -18,6 +21,8 @@ enum Task {
     Reuse { life: Arc<Life>, generation: u64 },
     /// Make a new segment.
     Create { slot: u32, generation: u64 },
+    /// Make one that nothing needs yet, in quiet times.
+    CreateAhead { slot: u32, generation: u64 },
     /// Give up a segment that is not needed.
     Discard { slot: u32 },
 }
@@ -31,8 +36,13 @@ pub(super) fn run(shared: &Shared) {
                 reuse(shared, &life, generation),
             ),
             Task::Create { slot, generation } => {
-                ("prepare a segment".to_owned(), create(shared, slot, generation))
+                let made = create(shared, slot, generation, &|| {});
+                ("prepare a segment".to_owned(), made.map(Some))
             }
+            Task::CreateAhead { slot, generation } => (
+                "make a segment ahead".to_owned(),
+                create_ahead(shared, slot, generation),
+            ),
             Task::Discard { slot } => (
                 "remove a segment".to_owned(),
                 shared.workshop.discard(slot).map(|()| None),
@@ -87,7 +97,42 @@ fn next_task(shared: &Shared) -> Option<Task> {
         if let Some(slot) = core.take_surplus(&shared.options) {
             return Some(Task::Discard { slot });
         }
-        core = wait(&shared.prepare, core);
+        if core.segments() >= shared.options.segments_min || core.closing {
+            core = wait(&shared.prepare, core);
+            continue;
+        }
+        let (guard, quiet) = wait_quietly(shared, core);
+        core = guard;
+        if quiet && core.prepared.len() >= shared.options.spare_segments {
+            let (slot, generation) = (core.next_slot, core.next_generation);
+            core.next_slot += 1;
+            core.next_generation += 1;
+            return Some(Task::CreateAhead { slot, generation });
+        }
+    }
+}
+
+/// Waits for `quiet`, or for something to do; true if nothing was appended meanwhile.
+fn wait_quietly<'a>(shared: &'a Shared, core: MutexGuard<'a, Core>) -> (MutexGuard<'a, Core>, bool) {
+    let before = core.next_ticket;
+    let waited = shared.prepare.wait_timeout(core, shared.options.quiet);
+    let (core, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+    let quiet = waited.timed_out() && core.next_ticket == before && core.queue.is_empty();
+    (core, quiet)
+}
+
+/// While a segment is made ahead: lets appends have the medium, unless a segment is needed soon. `seen` is the ticket up
+/// to which appends were waited for.
+fn let_appends_pass(shared: &Shared, seen: &Cell<u64>) {
+    let mut core = shared.lock();
+    loop {
+        let needed = core.prepared.len() < shared.options.spare_segments;
+        let quiet = core.next_ticket == seen.get() && core.queue.is_empty();
+        if needed || quiet || core.closing || core.failure.is_some() {
+            return;
+        }
+        seen.set(core.next_ticket);
+        core = wait_quietly(shared, core).0;
     }
 }
 
@@ -98,13 +143,29 @@ fn reuse(shared: &Shared, life: &Life, generation: u64) -> io::Result<Option<Arc
         .map(Some)
 }
 
-fn create(shared: &Shared, slot: u32, generation: u64) -> io::Result<Option<Arc<Life>>> {
+fn create(shared: &Shared, slot: u32, generation: u64, pause: &dyn Fn()) -> io::Result<Arc<Life>> {
     let capacity_bytes = shared.options.segment_bytes;
-    let file = shared.workshop.create(slot, capacity_bytes)?;
-    shared
-        .workshop
-        .begin(file, slot, capacity_bytes, generation)
-        .map(Some)
+    let file = shared.workshop.create(slot, capacity_bytes, pause)?;
+    shared.workshop.begin(file, slot, capacity_bytes, generation)
+}
+
+/// As [`create`], slowly. A medium that is rather full is left as it is.
+fn create_ahead(shared: &Shared, slot: u32, generation: u64) -> io::Result<Option<Arc<Life>>> {
+    let space = shared.workshop.disk.space(&shared.workshop.dir)?;
+    if space.available_bytes < space.capacity_bytes / AHEAD_FREE_PART {
+        let core = shared.lock();
+        drop(
+            shared
+                .prepare
+                .wait_timeout(core, RETRY)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        return Ok(None);
+    }
+    let seen = Cell::new(shared.lock().next_ticket);
+    let life = create(shared, slot, generation, &|| let_appends_pass(shared, &seen))?;
+    shared.lock().free.push_back(life);
+    Ok(None)
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -348,7 +348,7 @@ fn start(
     let generation = survey.next_generation;
     survey.next_slot += 1;
     survey.next_generation += 1;
-    let file = workshop.create(slot, options.segment_bytes).map_err(at)?;
+    let file = workshop.create(slot, options.segment_bytes, &|| {}).map_err(at)?;
     let life = workshop
         .begin(file, slot, options.segment_bytes, generation)
         .map_err(at)?;

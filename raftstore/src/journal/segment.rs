@@ -13,7 +13,7 @@ use super::meter::Meter;
 use super::{JournalError, StoreIdentity};
 use crate::disk::{Disk, DiskFile, Open};
 
-/// Zeros are written and synced in pieces of this size: an append that comes meanwhile waits for one piece at most.
+/// Zeros go to the medium in pieces of this size: an append that comes meanwhile waits for one piece at most.
 const ZEROS_BYTES: usize = 1 << 20;
 
 /// A segment in one of its lives. Whoever reads holds on to it: a segment is used again only once nobody does.
@@ -105,10 +105,15 @@ pub(super) struct Workshop {
 }
 
 impl Workshop {
-    /// Makes a new file of zeros, really written, under its final name; durable.
-    pub(super) fn create(&self, slot: u32, capacity_bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+    /// Makes a new file of zeros, really written, under its final name; durable. `pause` is called between pieces.
+    pub(super) fn create(
+        &self,
+        slot: u32,
+        capacity_bytes: u64,
+        pause: &dyn Fn(),
+    ) -> io::Result<Arc<dyn DiskFile>> {
         let unfinished = self.dir.join(UNFINISHED_NAME);
-        let result = self.fill(&unfinished, capacity_bytes).and_then(|file| {
+        let result = self.fill(&unfinished, capacity_bytes, pause).and_then(|file| {
             self.disk
                 .rename(&unfinished, &self.dir.join(segment_name(slot)))?;
             self.meter.sync(|| self.disk.sync_dir(&self.dir))?;
@@ -121,7 +126,7 @@ impl Workshop {
         result
     }
 
-    fn fill(&self, path: &Path, capacity_bytes: u64) -> io::Result<Arc<dyn DiskFile>> {
+    fn fill(&self, path: &Path, capacity_bytes: u64, pause: &dyn Fn()) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.disk.open(path, Open::Any)?;
         file.set_len(0)?;
         let zeros = vec![0; ZEROS_BYTES];
@@ -131,9 +136,12 @@ impl Workshop {
                 .unwrap_or(ZEROS_BYTES)
                 .min(ZEROS_BYTES);
             self.meter.write(&*file, &zeros[..take], offset)?;
-            self.meter.sync(|| file.sync_data())?;
+            // A sync of each piece would have the filesystem commit its own journal as many times.
+            file.write_back(offset, take as u64)?;
             offset += take as u64;
+            pause();
         }
+        self.meter.sync(|| file.sync_data())?;
         Ok(file)
     }
 

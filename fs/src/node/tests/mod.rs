@@ -52,6 +52,7 @@ impl Lab {
             on_quorum_loss: OnQuorumLoss::Wait,
             limits: Limits {
                 journal_segment_bytes: 1 << 20,
+                journal_ready_bytes: 4 << 20,
                 journal_bytes_max: 8 << 20,
                 ..Limits::default()
             },

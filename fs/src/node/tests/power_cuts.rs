@@ -147,6 +147,8 @@ impl Place {
             on_quorum_loss: OnQuorumLoss::Wait,
             limits: Limits {
                 journal_segment_bytes: 1 << 20,
+                // Made when time allows, so not at the same sync each time.
+                journal_ready_bytes: 0,
                 journal_bytes_max: 4 << 20,
                 journal_entries_max: JOURNAL_ENTRIES_MAX,
                 ..Limits::default()

@@ -165,4 +165,7 @@ impl DiskFile for RecordingFile {
     fn sync_data(&self) -> io::Result<()> {
         self.disk.sync(|| self.file.sync_data())
     }
+    fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.write_back(offset, len)
+    }
 }

@@ -190,6 +190,9 @@ impl DiskFile for GatedFile {
         let _open = self.gate.lock().unwrap();
         self.file.sync_data()
     }
+    fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.write_back(offset, len)
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Segments are used again, and a full medium is survived.
 
 use super::*;
+use std::time::Duration;
+
 use crate::journal::SpaceCondition;
 
 fn files(disk: &SimDisk) -> Vec<String> {
@@ -69,6 +71,37 @@ fn payload_keeps_its_segment_until_the_floor_rises() {
     });
     journal.shutdown();
     assert_eq!(read(&open(&disk.crash(3)), 0..1000).unwrap().len(), 5);
+}
+
+#[test]
+fn segments_are_made_ahead_in_quiet_times_and_kept() {
+    let disk = SimDisk::new();
+    let ahead = JournalOptions {
+        segments_min: 6,
+        free_segments_max: 6,
+        quiet: Duration::from_millis(1),
+        ..options()
+    };
+    let (journal, _) = try_open(&disk, ahead.clone()).unwrap();
+    eventually("all are there", || journal.stats().free_segments == 5);
+    // Some of them are filled without a file being made, and come back.
+    let made = files(&disk);
+    fill(&journal, 1, 1..31, 4000);
+    journal.note_committed(log_id(1, 30));
+    assert!(journal.stats().live_segments >= 3);
+    block_on(journal.purge(log_id(1, 29))).unwrap();
+    journal.set_payload_floor(30);
+    fill(&journal, 1, 31..33, 10);
+    eventually("they are free again", || journal.stats().free_segments >= 4);
+    assert_eq!(files(&disk), made);
+    // Also after a power cut.
+    journal.shutdown();
+    let (journal, _) = try_open(&disk.crash(5), ahead).unwrap();
+    assert_eq!(read(&journal, 0..1000).unwrap().len(), 3);
+    eventually("all are there", || {
+        let stats = journal.stats();
+        stats.live_segments + stats.free_segments == 6
+    });
 }
 
 #[test]
