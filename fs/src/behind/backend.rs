@@ -41,8 +41,6 @@ pub(super) struct Shared {
     pub(super) changed: Notify,
     /// There is something to flush.
     pub(super) kick: Notify,
-    /// Flush requests that are done.
-    pub(super) flushed: watch::Sender<u64>,
     reader: Reader,
     reserving: tokio::sync::Mutex<()>,
     pub(super) upper: OnceLock<Weak<dyn Upper>>,
@@ -154,15 +152,15 @@ impl Shared {
     /// Pushes the queue and these files' bytes; returns once they are committed, or lost: what went wrong with a file
     /// is kept for who asks.
     pub(super) async fn flush(&self, files: &Files) -> Result<(), BackendError> {
-        let request = self.core().request_flush(files);
+        let answer = {
+            let mut core = self.core();
+            core.failure()?;
+            let number = core.pending.number();
+            core.requests.ask(number, files.clone())
+        };
         self.kick.notify_one();
-        let done = self
-            .flushed
-            .subscribe()
-            .wait_for(|done| *done >= request)
-            .await
-            .map(drop);
-        done.map_err(|_| BackendError::Stopped("the daemon is shutting down".into()))?;
+        // Without an answer, the reason is there.
+        let _ = answer.await;
         self.core().failure()
     }
 
@@ -340,7 +338,6 @@ impl LeasedBackend {
                 options,
                 changed: Notify::new(),
                 kick: Notify::new(),
-                flushed: watch::Sender::new(0),
                 reserving: tokio::sync::Mutex::default(),
                 upper: OnceLock::new(),
             }),

@@ -1,6 +1,6 @@
 //! The state of leases and pending changes on one node: everything that is decided in one step, under one lock.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -12,7 +12,8 @@ use raftstore::meta::{Event, Ino, MetaError, Op, Proposal, Reader, Reply, Sessio
 use super::BehindOptions;
 use super::footprint::{self, Way};
 use super::leases::LeaseCache;
-use super::pending::{Batch, Files, Pending};
+use super::pending::Pending;
+use super::requests::Requests;
 use crate::backend::{BackendError, Moment};
 use crate::lease::{HolderStatus, Lease, LeaseLink, LeaseMode, ToLeader};
 
@@ -20,13 +21,6 @@ use crate::lease::{HolderStatus, Lease, LeaseLink, LeaseMode, ToLeader};
 const WANTED_MAX: usize = 1024;
 /// Errors that wait to be reported.
 const ERRORS_MAX: usize = 4096;
-
-/// A batch waits for those who synced last for this part of the time that the last one took.
-const GATHER_SHARE: u32 = 4;
-/// But not for longer.
-const GATHER_MAX: Duration = Duration::from_millis(8);
-/// Timers are not finer.
-const GATHER_MIN: Duration = Duration::from_millis(1);
 
 /// What became of an attempt to do something.
 #[derive(Debug)]
@@ -67,31 +61,8 @@ pub(super) struct Wish<'a> {
     pub(super) applied: u64,
 }
 
-/// What is to be flushed next.
-pub(super) enum Plan {
-    /// This, under this session.
-    Push {
-        session: SessionId,
-        batch: Batch,
-        /// Whether somebody waits for it.
-        asked: bool,
-        /// Requests that are answered once it is committed; 0 if none is.
-        covers: u64,
-    },
-    /// Nothing: requests up to this one are answered.
-    Answered(u64),
-    /// Nothing.
-    Idle,
-}
-
-/// A flush that was asked for, over as many batches as it takes.
-struct Asked {
-    files: VecDeque<Ino>,
-    covers: u64,
-}
-
 pub(super) struct Core {
-    options: BehindOptions,
+    pub(super) options: BehindOptions,
     pub(super) session: Option<SessionId>,
     link: Option<LeaseLink>,
     /// Leases may be used until then, on the monotonic clock.
@@ -107,22 +78,12 @@ pub(super) struct Core {
     errors: BTreeMap<Ino, BackendError>,
     /// After this, nothing is taken any more.
     failed: Option<BackendError>,
-    /// Flushes asked for so far.
-    requested: u64,
-    /// Those of them that a batch was made for.
-    planned: u64,
-    /// The files that the others are about.
-    files: BTreeSet<Ino>,
-    all_files: bool,
-    asked: Option<Asked>,
-    /// Flushes answered so far.
-    answered: u64,
-    /// How many will ask again soon.
-    expected: u64,
-    /// They are waited for until then.
-    gather_until: Duration,
+    /// Who waits for a flush.
+    pub(super) requests: Requests,
     /// Files that are due, though nobody has asked.
-    due: VecDeque<Ino>,
+    pub(super) due: BTreeSet<Ino>,
+    /// Whether the queue is due, too.
+    pub(super) queue_is_due: bool,
 }
 
 impl Core {
@@ -141,15 +102,9 @@ impl Core {
             wanted: HashSet::new(),
             errors: BTreeMap::new(),
             failed: None,
-            requested: 0,
-            planned: 0,
-            files: BTreeSet::new(),
-            all_files: false,
-            asked: None,
-            answered: 0,
-            expected: 0,
-            gather_until: Duration::ZERO,
-            due: VecDeque::new(),
+            requests: Requests::default(),
+            due: BTreeSet::new(),
+            queue_is_due: false,
         }
     }
 
@@ -249,6 +204,11 @@ impl Core {
         self.errors.insert(ino, error);
     }
 
+    /// Answers those whose changes are committed; how many.
+    pub(super) fn settle(&mut self) -> usize {
+        self.requests.settle(&self.pending)
+    }
+
     /// What went wrong with a file since somebody last asked.
     pub(super) fn take_error(&mut self, ino: Ino) -> Option<BackendError> {
         self.errors.remove(&ino)
@@ -260,6 +220,7 @@ impl Core {
         let link = self.link.take();
         self.session_over();
         self.link = link;
+        self.requests.abandon();
     }
 
     pub(super) fn failure(&self) -> Result<(), BackendError> {
@@ -445,100 +406,6 @@ impl Core {
             batch_bytes: self.options.background_bytes,
             inline_bytes_max: self.options.inline_bytes_max,
         }
-    }
-
-    /// Asks for a flush of the queue and of these files' bytes; a number that tells when it is done.
-    pub(super) fn request_flush(&mut self, files: &Files) -> u64 {
-        match files {
-            Files::All => self.all_files = true,
-            Files::These(files) => self.files.extend(files),
-        }
-        self.requested += 1;
-        self.requested
-    }
-
-    /// For how long to wait for more of those whom the last batch has answered: threads that sync again and again would
-    /// else divide between two batches that take turns, and each wait for both. `None` if nobody is expected.
-    pub(super) fn gather(&self, now: Duration) -> Option<Duration> {
-        let asking = self.requested - self.planned;
-        let more = asking > 0 && asking < self.expected && self.asked.is_none();
-        let left = self.gather_until.saturating_sub(now);
-        (more && !left.is_zero()).then_some(left)
-    }
-
-    /// Flush requests up to this one are answered, by a batch that took so long.
-    pub(super) fn answered(&mut self, covers: u64, took: Duration, now: Duration) {
-        let waited = covers.saturating_sub(self.answered);
-        self.answered = self.answered.max(covers);
-        self.expected = waited + (self.requested - self.planned);
-        let gather = (took / GATHER_SHARE).min(GATHER_MAX);
-        self.gather_until = if gather < GATHER_MIN { now } else { now + gather };
-    }
-
-    /// Whether there is so much to be pushed that its bytes should be on their way before the batch under way is
-    /// committed.
-    fn is_worth_chunks(&self, now: Duration) -> bool {
-        let asked = self.asked.iter().flat_map(|asked| &asked.files);
-        let bytes = if self.all_files || (self.due.is_empty() && self.is_due(now)) {
-            self.pending.active_bytes()
-        } else {
-            let files = asked.chain(&self.files).chain(&self.due);
-            self.pending.active_bytes_of(files)
-        };
-        bytes >= self.options.chunk_bytes_max
-    }
-
-    /// The next batch: of what was asked for, else of what is due. So nobody who syncs waits for what others wrote. While
-    /// a batch is `under_way`, there is another only if it has chunks to store first: small changes gather.
-    pub(super) fn plan(&mut self, now: Duration, under_way: bool) -> Result<Plan, KvError> {
-        if under_way && self.session.is_some() && !self.is_worth_chunks(now) {
-            return Ok(Plan::Idle);
-        }
-        if self.asked.is_none() && self.planned < self.requested {
-            self.planned = self.requested;
-            let files = std::mem::take(&mut self.files);
-            self.asked = Some(Asked {
-                files: if std::mem::take(&mut self.all_files) {
-                    self.pending.dirty_files()
-                } else {
-                    files.into_iter().collect()
-                },
-                covers: self.requested,
-            });
-        }
-        let Some(session) = self.session else {
-            self.due.clear();
-            let asked = self.asked.take();
-            return Ok(asked.map_or(Plan::Idle, |asked| Plan::Answered(asked.covers)));
-        };
-        if let Some(mut asked) = self.asked.take() {
-            let Some(batch) = self.pending.take(&mut asked.files)? else {
-                return Ok(Plan::Answered(asked.covers));
-            };
-            let covers = if batch.complete { asked.covers } else { 0 };
-            if !batch.complete {
-                self.asked = Some(asked);
-            }
-            return Ok(Plan::Push {
-                session,
-                batch,
-                asked: true,
-                covers,
-            });
-        }
-        if self.due.is_empty() {
-            if !self.is_due(now) && !self.presses(now)? {
-                return Ok(Plan::Idle);
-            }
-            self.due = self.pending.dirty_files();
-        }
-        let batch = self.pending.take(&mut self.due)?;
-        Ok(batch.map_or(Plan::Idle, |batch| Plan::Push {
-            session,
-            batch,
-            asked: false,
-            covers: 0,
-        }))
     }
 }
 

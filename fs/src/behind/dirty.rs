@@ -171,8 +171,17 @@ struct Flushing {
     /// The batch that has them.
     batch: u64,
     layer: Layer,
-    /// When the oldest was written, on the monotonic clock.
+    /// Number of the oldest change in it.
+    first: u64,
+    /// When that was made, on the monotonic clock.
     since: Duration,
+}
+
+/// Which change it is, and when it was made on the monotonic clock.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Change {
+    pub(super) number: u64,
+    pub(super) at: Duration,
 }
 
 /// What of a file is not committed yet.
@@ -184,7 +193,9 @@ pub(super) struct DirtyFile {
     flushing: VecDeque<Flushing>,
     /// Since then.
     active: Layer,
-    /// When the oldest of `active` was written, on the monotonic clock.
+    /// Number of the oldest change in `active`.
+    first: u64,
+    /// When that was made, on the monotonic clock.
     since: Duration,
 }
 
@@ -194,6 +205,7 @@ impl DirtyFile {
             project,
             flushing: VecDeque::new(),
             active: Layer::default(),
+            first: 0,
             since: now,
         }
     }
@@ -207,6 +219,18 @@ impl DirtyFile {
         self.flushing
             .front()
             .map_or(self.since, |flushing| flushing.since)
+    }
+
+    /// Number of the oldest change, on its way or not.
+    pub(super) fn oldest_number(&self) -> u64 {
+        self.flushing
+            .front()
+            .map_or(self.first, |flushing| flushing.first)
+    }
+
+    /// Whether changes up to this number are not on their way yet.
+    pub(super) fn is_active_upto(&self, number: u64) -> bool {
+        self.is_active() && self.first <= number
     }
 
     /// When the oldest was written that is not on its way.
@@ -239,19 +263,20 @@ impl DirtyFile {
         self.active.cost_bytes() + flushing.sum::<usize>()
     }
 
-    pub(super) fn write(&mut self, now: Duration, offset: u64, data: Bytes) {
-        self.begin(now);
+    pub(super) fn write(&mut self, change: Change, offset: u64, data: Bytes) {
+        self.begin(change);
         self.active.write(offset, data);
     }
 
-    pub(super) fn truncate(&mut self, now: Duration, size: u64) {
-        self.begin(now);
+    pub(super) fn truncate(&mut self, change: Change, size: u64) {
+        self.begin(change);
         self.active.truncate(size);
     }
 
-    fn begin(&mut self, now: Duration) {
+    fn begin(&mut self, change: Change) {
         if self.active.is_empty() {
-            self.since = now;
+            self.first = change.number;
+            self.since = change.at;
         }
     }
 
@@ -264,6 +289,7 @@ impl DirtyFile {
         self.flushing.push_back(Flushing {
             batch,
             layer: std::mem::take(&mut self.active),
+            first: self.first,
             since: self.since,
         });
         self.flushing.back().map(|flushing| &flushing.layer)
@@ -279,15 +305,9 @@ impl DirtyFile {
         self.flushing.is_empty() && self.active.is_empty()
     }
 
-    /// What batches up to `batch` have taken is committed, or lost.
+    /// What `batch` has taken is committed, or lost.
     pub(super) fn flushed(&mut self, batch: u64) {
-        while self
-            .flushing
-            .front()
-            .is_some_and(|flushing| flushing.batch <= batch)
-        {
-            self.flushing.pop_front();
-        }
+        self.flushing.retain(|flushing| flushing.batch != batch);
     }
 
     pub(super) fn view(&self, start: u64, end: u64) -> Unflushed {
@@ -357,10 +377,14 @@ mod tests {
             let mut committed = vec![9; 64];
             let mut expected = committed.clone();
             for step in 0..60 {
+                let change = Change {
+                    number: step,
+                    at: Duration::ZERO,
+                };
                 match rng.random_range(0..8) {
                     0 => {
                         let size = rng.random_range(0..FILE_BYTES);
-                        file.truncate(Duration::ZERO, size);
+                        file.truncate(change, size);
                         expected[index(size)..].fill(0);
                     }
                     1 => {
@@ -384,7 +408,7 @@ mod tests {
                         let len = rng.random_range(0..=FILE_BYTES - start).min(20);
                         let data = vec![rng.random::<u8>(); index(len)];
                         expected[index(start)..index(start + len)].copy_from_slice(&data);
-                        file.write(Duration::ZERO, start, data.into());
+                        file.write(change, start, data.into());
                     }
                 }
                 let start = rng.random_range(0..FILE_BYTES);

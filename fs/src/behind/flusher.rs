@@ -1,4 +1,4 @@
-//! Pushes what is pending to the cluster, one batch after the other.
+//! Pushes what is pending to the cluster, as [`super::plan`] says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,33 +9,48 @@ use raftstore::meta::{BatchItem, MetaError, Op, Piece, PieceData, Refusal, Reply
 use tokio::task::JoinHandle;
 
 use super::backend::{LeasedBackend, Shared};
-use super::core::Plan;
-use super::pending::{Batch, FileFlush};
+use super::pending::{Batch, FileFlush, Large};
+use super::plan::{Lanes, Plan, Stored};
 use crate::backend::{BackendError, ChunkGuard};
 
 /// Between two looks at the age of what is pending.
 const TICK: Duration = Duration::from_millis(500);
-/// Bytes of a batch that nobody waits for that ride in the log.
-const UNASKED_INLINE_BYTES_MAX: usize = 64 << 10;
 /// Pieces of one flush op.
 const PIECES_MAX: usize = 4096;
 
-/// A batch whose bytes are where the cluster can refer to them.
-struct Stored {
-    number: u64,
-    upto: u64,
-    items: Vec<BatchItem>,
-    payload: Bytes,
-    chunks: Vec<ChunkGuard>,
+/// Work that goes on beside the planning of more.
+#[derive(Default)]
+struct Work {
+    lanes: Lanes,
+    committing: Option<JoinHandle<Result<(), BackendError>>>,
+    storing: Option<JoinHandle<Option<Stored>>>,
 }
 
-/// Waits for a batch that is being committed, if there is one.
-async fn end(committing: &mut Option<JoinHandle<Result<(), BackendError>>>) -> Result<(), BackendError> {
-    match committing.take() {
-        Some(committing) => committing
-            .await
-            .unwrap_or_else(|error| Err(BackendError::Stopped(error.to_string()))),
-        None => Ok(()),
+impl Work {
+    /// Waits until one of them is done; for ever if there is none.
+    async fn step(&mut self) -> Result<(), BackendError> {
+        let stopped = |error: tokio::task::JoinError| BackendError::Stopped(error.to_string());
+        tokio::select! {
+            ended = task(&mut self.committing) => {
+                self.committing = None;
+                self.lanes.committing = false;
+                ended.map_err(stopped)?
+            }
+            stored = task(&mut self.storing) => {
+                self.storing = None;
+                self.lanes.storing = false;
+                self.lanes.ready = stored.map_err(stopped)?;
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The end of a task, if there is one.
+async fn task<T>(handle: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::JoinError> {
+    match handle {
+        Some(handle) => handle.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -60,7 +75,6 @@ impl LeasedBackend {
             if let Err(error) = shared.push_all().await {
                 tracing::error!(%error, "changes on this node cannot be committed any more");
                 shared.core().fail(error);
-                shared.flushed.send_replace(u64::MAX);
                 shared.changed.notify_waiters();
                 return;
             }
@@ -69,43 +83,38 @@ impl LeasedBackend {
 }
 
 impl Shared {
-    /// Pushes until there is nothing to push. While one batch is being committed, the chunks of the next are stored.
+    /// Pushes until there is nothing to push.
     async fn push_all(self: &Arc<Self>) -> Result<(), BackendError> {
-        let mut before: Option<JoinHandle<Result<(), BackendError>>> = None;
+        let mut work = Work::default();
         loop {
-            let gather = self.core().gather(self.now());
-            if let (Some(time), None) = (gather, &before) {
-                let _ = tokio::time::timeout(time, self.kick.notified()).await;
+            let is_free = !work.lanes.committing && work.lanes.ready.is_none();
+            let gather = self.core().requests.gather(self.now()).filter(|_| is_free);
+            if let Some(time) = gather {
+                tokio::select! {
+                    () = self.kick.notified() => {}
+                    () = tokio::time::sleep(time) => {}
+                    ended = work.step() => ended?,
+                }
                 continue;
             }
-            let plan = self.core().plan(self.now(), before.is_some())?;
+            let plan = self.core().plan(self.now(), &mut work.lanes)?;
+            let this = Arc::clone(self);
             match plan {
-                Plan::Push {
-                    session,
-                    batch,
-                    asked,
-                    covers,
-                } => {
-                    let began = self.now();
-                    let stored = self.prepare(batch, asked).await;
-                    end(&mut before).await?;
-                    before = Some(tokio::spawn(
-                        Arc::clone(self).commit(session, stored, covers, began),
-                    ));
+                Plan::Store(session, large) => {
+                    work.lanes.storing = true;
+                    work.storing = Some(tokio::spawn(async move { this.store(session, large).await }));
                 }
-                Plan::Answered(covers) => {
-                    end(&mut before).await?;
-                    self.answer(covers);
+                Plan::Commit(session, batch, stored) => {
+                    work.lanes.committing = true;
+                    work.committing = Some(tokio::spawn(this.commit(session, batch, stored)));
                 }
                 Plan::Idle => {
-                    let Some(committing) = &mut before else {
+                    self.settle();
+                    if work.committing.is_none() && work.storing.is_none() {
                         return Ok(());
-                    };
+                    }
                     tokio::select! {
-                        ended = committing => {
-                            before = None;
-                            ended.unwrap_or_else(|error| Err(BackendError::Stopped(error.to_string())))?;
-                        }
+                        ended = work.step() => ended?,
                         () = self.kick.notified() => {}
                     }
                 }
@@ -113,49 +122,62 @@ impl Shared {
         }
     }
 
-    /// Flush requests up to this one are done.
-    fn answer(&self, covers: u64) {
-        if covers > 0 {
-            self.flushed.send_replace(covers);
-        }
+    /// Answers those who have what they asked for without a batch.
+    fn settle(&self) {
+        let mut core = self.core();
+        core.pending.forget_idle();
+        core.settle();
     }
 
-    /// Stores the bytes of a batch.
-    async fn prepare(&self, batch: Batch, asked: bool) -> Stored {
-        let mut items = batch.items;
-        let (flushes, payload, chunks) = match self.store(&batch.files, asked).await {
-            Ok(stored) => stored,
+    /// Puts the files' bytes into chunks. `None` if that cannot be done: they are lost then.
+    async fn store(&self, session: SessionId, large: Large) -> Option<Stored> {
+        let number = large.number;
+        match self.store_chunks(&large.files).await {
+            Ok((flushes, chunks)) => Some(Stored {
+                session,
+                number,
+                flushes,
+                chunks,
+            }),
             Err(error) => {
-                self.lose(&batch.files, &error);
-                (Vec::new(), Bytes::new(), Vec::new())
+                self.lose(&large.files, &error);
+                let mut core = self.core();
+                if core.session == Some(session) {
+                    core.pending.lost(number);
+                    core.settle();
+                }
+                drop(core);
+                self.changed.notify_waiters();
+                None
             }
-        };
-        items.extend(flushes);
-        Stored {
-            number: batch.number,
-            upto: batch.upto,
-            items,
-            payload,
-            chunks,
         }
     }
 
-    /// Commits a batch whose bytes are stored, and answers flush requests up to `covers`.
+    /// Commits a batch, and what was stored to go with it.
     async fn commit(
         self: Arc<Self>,
         session: SessionId,
-        stored: Stored,
-        covers: u64,
-        began: Duration,
+        batch: Batch,
+        stored: Option<Stored>,
     ) -> Result<(), BackendError> {
-        let items = stored.items;
+        let began = self.now();
+        let (flushes, payload) = inline(&batch.files);
+        let mut items = batch.items;
+        items.extend(flushes);
+        let mut numbers = vec![batch.number];
+        let mut chunks = Vec::new();
+        if let Some(stored) = stored {
+            items.extend(stored.flushes);
+            numbers.push(stored.number);
+            chunks = stored.chunks;
+        }
         let answer = if items.is_empty() {
             Ok(Reply::Batch { refused: Vec::new() })
         } else {
             let op = Op::Batch { items: items.clone() };
-            self.inner.submit_within(session, op, stored.payload).await
+            self.inner.submit_within(session, op, payload).await
         };
-        drop(stored.chunks);
+        drop(chunks);
         match answer {
             Ok(Reply::Batch { refused }) => {
                 for (index, error) in refused {
@@ -164,14 +186,15 @@ impl Shared {
                 let now = self.now();
                 let mut core = self.core();
                 if core.session == Some(session) {
-                    core.pending.commit(stored.number, stored.upto);
+                    core.pending.commit(&numbers, batch.upto);
                     // The cluster knows of them now.
                     if let Some(claim) = core.leases.claim() {
                         core.tell(claim);
                     }
                 }
-                if covers > 0 {
-                    core.answered(covers, now.saturating_sub(began), now);
+                let answered = core.settle();
+                if answered > 0 {
+                    core.requests.answered(answered, now.saturating_sub(began), now);
                 }
             }
             // Nothing of it was done, and nothing of it will be: `session_over` has told, or will.
@@ -187,7 +210,6 @@ impl Shared {
             }
             Err(error) => return Err(error),
         }
-        self.answer(covers);
         self.changed.notify_waiters();
         Ok(())
     }
@@ -218,36 +240,10 @@ impl Shared {
         tracing::error!(?item, %error, "a change that was acknowledged on this node was refused by the cluster");
     }
 
-    /// Puts the files' bytes where the cluster can refer to them: small amounts into the payload of the batch,
-    /// larger ones into chunks: sooner if nobody waits for them, since what is in the log is mostly written twice.
-    async fn store(
+    async fn store_chunks(
         &self,
         files: &[FileFlush],
-        asked: bool,
-    ) -> Result<(Vec<BatchItem>, Bytes, Vec<ChunkGuard>), BackendError> {
-        let total: usize = files
-            .iter()
-            .flat_map(|file| &file.runs)
-            .map(|(_, run)| run.len())
-            .sum();
-        let inline_bytes_max = if asked {
-            self.options.inline_bytes_max
-        } else {
-            self.options.inline_bytes_max.min(UNASKED_INLINE_BYTES_MAX)
-        };
-        if total <= inline_bytes_max {
-            let mut payload = BytesMut::with_capacity(total);
-            let mut place = |run: &Bytes| {
-                let offset = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-                payload.extend_from_slice(run);
-                PieceData::Inline { offset }
-            };
-            let items = files
-                .iter()
-                .flat_map(|file| flush_ops(file, &mut place))
-                .collect();
-            return Ok((items, payload.freeze(), Vec::new()));
-        }
+    ) -> Result<(Vec<BatchItem>, Vec<ChunkGuard>), BackendError> {
         let (packs, places) = pack(files, self.options.chunk_bytes_max);
         let mut writes = Vec::new();
         for pack in packs {
@@ -271,8 +267,23 @@ impl Shared {
             .iter()
             .flat_map(|file| flush_ops(file, &mut place))
             .collect();
-        Ok((items, Bytes::new(), chunks))
+        Ok((items, chunks))
     }
+}
+
+/// Puts the files' bytes into the payload of their batch.
+fn inline(files: &[FileFlush]) -> (Vec<BatchItem>, Bytes) {
+    let mut payload = BytesMut::new();
+    let mut place = |run: &Bytes| {
+        let offset = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        payload.extend_from_slice(run);
+        PieceData::Inline { offset }
+    };
+    let items = files
+        .iter()
+        .flat_map(|file| flush_ops(file, &mut place))
+        .collect();
+    (items, payload.freeze())
 }
 
 /// What commits a file's bytes.

@@ -18,8 +18,10 @@ mod footprint;
 mod leases;
 mod options;
 mod pending;
+mod plan;
 mod quota;
 mod recall;
+mod requests;
 
 use async_trait::async_trait;
 use raftstore::meta::{Event, Ino};

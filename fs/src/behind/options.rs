@@ -10,7 +10,7 @@ const BATCH_TIME: Duration = Duration::from_millis(150);
 /// Also on a medium that takes less in that time.
 const BATCH_BYTES_MIN: usize = 512 << 10;
 /// What `inline_bytes_max` can be.
-const INLINE_BYTES: std::ops::RangeInclusive<usize> = 64 << 10..=256 << 10;
+const INLINE_BYTES: std::ops::RangeInclusive<usize> = 64 << 10..=512 << 10;
 /// Of what is synced in small amounts, about one part in so many is still there when it would be moved out of the log:
 /// the rest has been overwritten.
 const OVERWRITTEN_PARTS: u32 = 2;
@@ -91,12 +91,12 @@ mod tests {
             (options.background_bytes >> 10, options.inline_bytes_max >> 10)
         };
         // A stick: syncs are dear. A card: bytes are.
-        assert_eq!(sizes(33_000, 10 << 20), (1536, 256));
+        assert_eq!(sizes(33_000, 10 << 20), (1536, 512));
         assert_eq!(sizes(4_000, 15 << 20), (2048, 122));
         // A card that is worn out, a disk, and what no medium is.
         assert_eq!(sizes(200_000, 1 << 19), (512, 204));
         assert_eq!(sizes(100, 400 << 20), (2048, 81));
         assert_eq!(sizes(1, 1), (512, 64));
-        assert_eq!(sizes(600_000_000, u64::MAX), (2048, 256));
+        assert_eq!(sizes(600_000_000, u64::MAX), (2048, 512));
     }
 }

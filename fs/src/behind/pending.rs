@@ -11,7 +11,7 @@ use raftstore::meta::{
     Proposal, Reader, Reply, SetTime, Usage,
 };
 
-use super::dirty::{DirtyFile, Unflushed, runs};
+use super::dirty::{Change, DirtyFile, Unflushed, runs};
 
 /// Changes in one batch.
 const ITEMS_MAX: usize = 1024;
@@ -60,8 +60,16 @@ pub(super) struct Batch {
     pub(super) upto: u64,
     pub(super) items: Vec<BatchItem>,
     pub(super) files: Vec<FileFlush>,
-    /// Whether it has all that was asked for.
+    /// Whether it has all of the queue: only then may what is [`Large`] be committed with it.
     pub(super) complete: bool,
+}
+
+/// Files' bytes that are to be stored before they are committed. Meanwhile batches go on without them.
+#[derive(Debug)]
+pub(super) struct Large {
+    /// Of the batches taken so far.
+    pub(super) number: u64,
+    pub(super) files: Vec<FileFlush>,
 }
 
 /// Which files' bytes a flush is to have.
@@ -81,6 +89,8 @@ pub(super) struct Pending {
     flushing_bytes: usize,
     /// Changes at the front of the queue that are on their way.
     taken: usize,
+    /// The files that are being stored: what is written to them goes on top of that, so it must come after it.
+    held: BTreeSet<Ino>,
     /// Batches so far, and those of them that are on their way.
     batches: u64,
     under_way: u32,
@@ -101,6 +111,7 @@ impl Pending {
             dirty_bytes: 0,
             flushing_bytes: 0,
             taken: 0,
+            held: BTreeSet::new(),
             batches: 0,
             under_way: 0,
             projects: BTreeMap::new(),
@@ -138,12 +149,6 @@ impl Pending {
         self.dirty_bytes.saturating_sub(self.flushing_bytes)
     }
 
-    /// Likewise, of these files.
-    pub(super) fn active_bytes_of<'a>(&self, files: impl Iterator<Item = &'a Ino>) -> usize {
-        let files = files.filter_map(|ino| self.dirty.get(ino));
-        files.map(DirtyFile::active_cost_bytes).sum()
-    }
-
     /// Changes in the queue.
     pub(super) fn queued(&self) -> usize {
         self.queue.len()
@@ -176,6 +181,45 @@ impl Pending {
     pub(super) fn concerns(&self, ino: Ino) -> bool {
         let is_lock = |op: &Op| matches!(op, Op::Lock { .. } | Op::Unlock { .. });
         self.dirty.contains_key(&ino) || self.queue.iter().any(|queued| !is_lock(&queued.item.op))
+    }
+
+    /// Whether all changes up to `number` are committed, but for bytes of other files than `files`.
+    pub(super) fn is_settled(&self, files: &Files, number: u64) -> bool {
+        let later = |file: &DirtyFile| file.oldest_number() > number;
+        let queue = self.queue.front().is_none_or(|queued| queued.number > number);
+        queue
+            && match files {
+                Files::All => self.dirty.values().all(later),
+                Files::These(files) => files.iter().all(|ino| self.dirty.get(ino).is_none_or(later)),
+            }
+    }
+
+    /// Of `files`, those with changes up to `number` that are to be pushed, with the memory that their bytes take, an
+    /// estimate; and whether any of them is held.
+    pub(super) fn to_push(&self, files: &Files, number: u64) -> (Vec<(Ino, usize)>, bool) {
+        let mut held = false;
+        let mut found = Vec::new();
+        let mut look = |ino: &Ino, file: &DirtyFile| {
+            if self.held.contains(ino) {
+                held = true;
+            } else if file.is_active_upto(number) {
+                found.push((*ino, file.active_cost_bytes()));
+            }
+        };
+        match files {
+            Files::All => self.dirty.iter().for_each(|(ino, file)| look(ino, file)),
+            Files::These(files) => files
+                .iter()
+                .filter_map(|ino| Some((ino, self.dirty.get(ino)?)))
+                .for_each(|(ino, file)| look(ino, file)),
+        }
+        (found, held)
+    }
+
+    /// Whether changes up to `number` are in the queue that are not on their way.
+    pub(super) fn has_queued(&self, number: u64) -> bool {
+        let next = self.queue.get(self.taken);
+        next.is_some_and(|queued| queued.number <= number)
     }
 
     /// Bytes of `ino` that are not committed, in `start..end`.
@@ -222,14 +266,14 @@ impl Pending {
         match (&proposal.op, reply) {
             (Op::Write { .. }, Reply::Written { offset, inode }) => {
                 let data = proposal.payload.clone();
-                self.edit_file(inode, now, |file| file.write(now, *offset, data));
+                self.edit_file(inode, now, |file, change| file.write(change, *offset, data));
                 None
             }
             (Op::SetAttr { ino, change }, Reply::Inode(inode)) => {
                 let Some(size) = change.size else {
                     return Some(proposal.op.clone());
                 };
-                self.edit_file(inode, now, |file| file.truncate(now, size));
+                self.edit_file(inode, now, |file, change| file.truncate(change, size));
                 // Its bytes carry the size, the times and the mode with them. Times that were asked for are kept here.
                 let mut rest = AttrChange {
                     size: None,
@@ -253,11 +297,15 @@ impl Pending {
         }
     }
 
-    fn edit_file(&mut self, inode: &Inode, now: Duration, edit: impl FnOnce(&mut DirtyFile)) {
+    fn edit_file(&mut self, inode: &Inode, now: Duration, edit: impl FnOnce(&mut DirtyFile, Change)) {
+        let change = Change {
+            number: self.number,
+            at: now,
+        };
         let file = self.dirty.entry(inode.ino);
         let file = file.or_insert_with(|| DirtyFile::new(now, inode.project));
         let (cost, written) = (file.cost_bytes(), file.bytes());
-        edit(file);
+        edit(file, change);
         self.dirty_bytes = self.dirty_bytes + file.cost_bytes() - cost;
         if file.project() != NO_PROJECT {
             let usage = self.projects.entry(file.project()).or_default();
@@ -314,15 +362,32 @@ impl Pending {
     }
 
     /// The files with bytes that are not on their way yet.
-    pub(super) fn dirty_files(&self) -> VecDeque<Ino> {
+    pub(super) fn dirty_files(&self) -> BTreeSet<Ino> {
         let active = self.dirty.iter().filter(|(_, file)| file.is_active());
         active.map(|(ino, _)| *ino).collect()
     }
 
-    /// The next changes to be committed: all of the queue, and the bytes of the first of `files`, which are taken from
-    /// there; as much as fits. `None` if there is nothing. To be ended by [`Pending::commit`], in the order in which they
+    /// Bytes of `files` that are to be stored first, as many as fit; `None` if there are none. There is one such batch at a
+    /// time: until [`Pending::ride`] or [`Pending::lost`], its files are held.
+    pub(super) fn take_large(&mut self, files: impl Iterator<Item = Ino>) -> Result<Option<Large>, KvError> {
+        let number = self.batches + 1;
+        let files = self.take_files(files, number)?;
+        if files.is_empty() {
+            return Ok(None);
+        }
+        self.held = files.iter().map(|file| file.ino).collect();
+        self.begin_batch(0);
+        Ok(Some(Large { number, files }))
+    }
+
+    /// The next changes to be committed: all of the queue, as much as fits, and the bytes of `files`. `None` if there is
+    /// nothing, unless something stored is to `ride` with it. To be ended by [`Pending::commit`], in the order in which they
     /// are taken.
-    pub(super) fn take(&mut self, files: &mut VecDeque<Ino>) -> Result<Option<Batch>, KvError> {
+    pub(super) fn take(
+        &mut self,
+        files: impl Iterator<Item = Ino>,
+        ride: bool,
+    ) -> Result<Option<Batch>, KvError> {
         let mut bytes = 0;
         let fits = |queued: &&Queued| {
             bytes += bytes_of(&queued.item.op);
@@ -348,20 +413,8 @@ impl Pending {
                 complete: false,
             }));
         }
-        let mut flushes = Vec::new();
-        let mut written = 0;
-        while flushes.len() < FILES_MAX && written < WRITTEN_BYTES_MAX {
-            let Some(ino) = files.pop_front() else { break };
-            if let Some(flush) = self.take_file(ino, number)? {
-                written += flush.runs.iter().map(|(_, run)| run.len()).sum::<usize>();
-                flushes.push(flush);
-            }
-        }
-        if items.is_empty() && flushes.is_empty() {
-            if self.under_way == 0 {
-                // Changes of bytes that are not needed any more were changes, too.
-                self.forget_overlay(self.number);
-            }
+        let files = self.take_files(files, number)?;
+        if items.is_empty() && files.is_empty() && !ride {
             return Ok(None);
         }
         self.begin_batch(items.len());
@@ -369,9 +422,16 @@ impl Pending {
             number,
             upto: self.number,
             items,
-            files: flushes,
-            complete: files.is_empty(),
+            files,
+            complete: true,
         }))
+    }
+
+    /// If nothing is pending, changes of bytes that were not needed any more were changes, too.
+    pub(super) fn forget_idle(&mut self) {
+        if self.under_way == 0 && self.queue.is_empty() && self.dirty.is_empty() {
+            self.forget_overlay(self.number);
+        }
     }
 
     /// These many more changes are on their way.
@@ -379,6 +439,66 @@ impl Pending {
         self.batches += 1;
         self.under_way += 1;
         self.taken += items;
+    }
+
+    /// The bytes of files that are not held, as many as one batch may have.
+    fn take_files(
+        &mut self,
+        files: impl Iterator<Item = Ino>,
+        batch: u64,
+    ) -> Result<Vec<FileFlush>, KvError> {
+        let (mut flushes, mut written) = (Vec::new(), 0);
+        for ino in files {
+            if flushes.len() >= FILES_MAX || written >= WRITTEN_BYTES_MAX {
+                break;
+            }
+            if self.held.contains(&ino) {
+                continue;
+            }
+            if let Some(flush) = self.take_file(ino, batch)? {
+                written += flush.runs.iter().map(|(_, run)| run.len()).sum::<usize>();
+                flushes.push(flush);
+            }
+        }
+        Ok(flushes)
+    }
+
+    /// What was stored is committed with the batch that was just taken, and has all of the queue. Time has passed since it was
+    /// taken: names, modes and times may have changed, and files may be gone, whose operations are taken out.
+    pub(super) fn ride(&mut self, flushes: &mut Vec<BatchItem>) -> Result<(), KvError> {
+        self.held.clear();
+        let reader = self.overlay.reader();
+        let mut kept = Vec::with_capacity(flushes.len());
+        for mut flush in flushes.drain(..) {
+            let Op::Flush { ino, state, .. } = &mut flush.op else {
+                continue;
+            };
+            let Some(now) = reader.inode(*ino)?.map(|inode| FileState::from(&inode)) else {
+                continue;
+            };
+            // What was written since has a size and a version of its own, which come with it.
+            let written_since = self.dirty.get(ino).is_some_and(DirtyFile::is_active);
+            *state = FileState {
+                size: if written_since { state.size } else { now.size },
+                data_version: if written_since {
+                    state.data_version
+                } else {
+                    now.data_version
+                },
+                ..now
+            };
+            flush.time = state.mtime.max(state.ctime);
+            kept.push(flush);
+        }
+        *flushes = kept;
+        Ok(())
+    }
+
+    /// What was to be stored cannot be: its bytes are forgotten.
+    pub(super) fn lost(&mut self, large: u64) {
+        self.held.clear();
+        self.under_way = self.under_way.saturating_sub(1);
+        self.end_flush(large);
     }
 
     /// What of a file is to be committed by a batch. `None` if that is nothing: also if it was freed since, and nobody can
@@ -400,8 +520,9 @@ impl Pending {
         }))
     }
 
-    /// The oldest batch under way, which has this number and this `upto`, is committed, and this node's state shows it.
-    pub(super) fn commit(&mut self, batch: u64, upto: u64) {
+    /// A batch that has this `upto`, and what was stored for it, are committed under these numbers, and this node's state
+    /// shows it.
+    pub(super) fn commit(&mut self, batches: &[u64], upto: u64) {
         while self.queue.front().is_some_and(|queued| queued.number <= upto) {
             let made_in = self.queue.pop_front().map_or(NO_PROJECT, |queued| queued.made_in);
             if let Some(usage) = self.projects.get_mut(&made_in) {
@@ -409,8 +530,10 @@ impl Pending {
             }
             self.taken = self.taken.saturating_sub(1);
         }
-        self.under_way = self.under_way.saturating_sub(1);
-        self.end_flush(batch);
+        for batch in batches {
+            self.under_way = self.under_way.saturating_sub(1);
+            self.end_flush(*batch);
+        }
         self.forget_overlay(upto);
     }
 
@@ -421,7 +544,7 @@ impl Pending {
         self.committed = upto;
     }
 
-    /// Forgets the bytes that batches up to this one had.
+    /// Forgets the bytes that this batch had.
     fn end_flush(&mut self, batch: u64) {
         let (mut bytes, mut active) = (0, 0);
         let projects = &mut self.projects;
@@ -452,6 +575,7 @@ impl Pending {
         self.dirty_bytes = 0;
         self.flushing_bytes = 0;
         self.taken = 0;
+        self.held.clear();
         self.under_way = 0;
         self.projects.clear();
         self.overlay.clear();

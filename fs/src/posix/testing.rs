@@ -28,6 +28,7 @@ pub struct LocalCluster {
     clock: Arc<dyn Clock>,
     space: Mutex<ClusterSpace>,
     quorum: watch::Sender<bool>,
+    chunks_flow: watch::Sender<bool>,
     nodes: AtomicU64,
 }
 
@@ -54,6 +55,7 @@ impl LocalCluster {
                 available_bytes: capacity_bytes,
             }),
             quorum: watch::Sender::new(true),
+            chunks_flow: watch::Sender::new(true),
             nodes: AtomicU64::new(0),
         }))
     }
@@ -115,6 +117,11 @@ impl LocalCluster {
     /// Takes the quorum away, or gives it back: without it, everything waits.
     pub fn set_quorum(&self, there: bool) {
         self.quorum.send_replace(there);
+    }
+
+    /// Lets chunks be written, or makes them wait, as on a medium that is busy.
+    pub fn set_chunks_flow(&self, flow: bool) {
+        self.chunks_flow.send_replace(flow);
     }
 
     /// What statfs is to say.
@@ -271,6 +278,7 @@ impl Backend for LocalBackend {
 
     async fn write_chunk(&self, data: Bytes) -> Result<ChunkGuard, BackendError> {
         self.cluster.wait_for_quorum().await;
+        let _ = self.cluster.chunks_flow.subscribe().wait_for(|flow| *flow).await;
         let id = ChunkId {
             session: self.session().0,
             seq: self.chunk_seq.fetch_add(1, Ordering::Relaxed),

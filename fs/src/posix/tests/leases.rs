@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use raftstore::clock::SystemClock;
-use raftstore::meta::{Event, MetaStore, Observer, Op, RenameMode, SessionId, Source};
+use raftstore::meta::{AttrChange, Event, MetaStore, Observer, Op, RenameMode, SessionId, Source};
 
 use super::*;
 use crate::backend::{Backend, Propose};
@@ -193,6 +193,79 @@ async fn what_nobody_waits_for_goes_to_chunks_sooner() {
         }
         assert_eq!(is_payload(ino), rides, "{len} bytes, {age_max:?}");
     }
+}
+
+/// Contents and permission bits of a file as the cluster knows it, without what is pending.
+fn committed(cluster: &LocalCluster, ino: Ino) -> (u64, u32, usize) {
+    let reader = cluster.reader();
+    let inode = reader.inode(ino).unwrap().unwrap();
+    let extents = reader.extents(ino, 0, u64::MAX, 10).unwrap();
+    (inode.size, inode.mode & 0o777, extents.len())
+}
+
+#[tokio::test]
+async fn who_syncs_a_little_does_not_wait_for_what_others_write() {
+    let (cluster, _, one, other) = leased_pair();
+    let (log, _) = opened(&one, "log").await;
+    let (table, _) = opened(&one, "table").await;
+    cluster.set_chunks_flow(false);
+    write(&one, table, 0, &[1; 3000]).await;
+    let vfs = one.clone();
+    let large = tokio::spawn(async move { vfs.sync(table).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    for round in 1..4_u64 {
+        write(&one, log, 50 * (round - 1), &[2; 50]).await;
+        one.sync(log).await.unwrap();
+        assert_eq!(committed(&cluster, log).0, 50 * round);
+    }
+    assert!(!large.is_finished());
+    assert_eq!(committed(&cluster, table), (0, 0o644, 0));
+
+    // What is done to the file meanwhile comes to the same as ever: its name and mode go ahead, and later bytes do not.
+    let mode = AttrChange {
+        mode: Some(0o600),
+        ..AttrChange::default()
+    };
+    one.setattr(table, mode).await.unwrap();
+    write(&one, table, 3000, &[3; 10]).await;
+    write(&one, log, 0, &[4; 10]).await;
+    one.sync(log).await.unwrap();
+    assert_eq!(committed(&cluster, table), (0, 0o600, 0));
+    write(&one, table, 0, &[5; 10]).await;
+    let vfs = one.clone();
+    let small = tokio::spawn(async move { vfs.sync(table).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(
+        !small.is_finished(),
+        "a later write must not come before an earlier one"
+    );
+
+    cluster.set_chunks_flow(true);
+    large.await.unwrap().unwrap();
+    small.await.unwrap().unwrap();
+    assert_eq!(committed(&cluster, table).0, 3010);
+    assert_eq!(committed(&cluster, table).1, 0o600);
+    let found = read_all(&other, table).await;
+    assert_eq!(found[..], [vec![5; 10], vec![1; 2990], vec![3; 10]].concat());
+}
+
+#[tokio::test]
+async fn a_file_that_goes_while_its_bytes_are_stored_takes_nothing_with_it() {
+    let (cluster, _, one, other) = leased_pair();
+    let (kept, _) = opened(&one, "kept").await;
+    let (gone, handle) = opened(&one, "gone").await;
+    cluster.set_chunks_flow(false);
+    write(&one, kept, 0, &[1; 300]).await;
+    write(&one, gone, 0, &[2; 300]).await;
+    let vfs = one.clone();
+    let all = tokio::spawn(async move { vfs.sync(ROOT_INO).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    one.unlink(ROOT_INO, b"gone").await.unwrap();
+    one.release(gone, handle).await.unwrap();
+    cluster.set_chunks_flow(true);
+    all.await.unwrap().unwrap();
+    assert_eq!(read_all(&other, kept).await[..], [1; 300]);
+    assert!(cluster.reader().lookup(ROOT_INO, b"gone").unwrap().is_none());
 }
 
 /// Two nodes under leases, the first with its backend.
