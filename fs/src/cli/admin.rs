@@ -95,10 +95,14 @@ pub(super) fn parsed_status(store: &Path) -> Result<Status, String> {
     parse_status(&fetch_status(store)?)
 }
 
+/// As [`parsed_status`], within a runtime.
+pub(super) async fn status_within(store: &Path) -> Result<Status, String> {
+    parse_status(&ask_within(store, TIMEOUT, status_json).await?)
+}
+
 /// How many nodes vote.
 pub(super) async fn count_voters(store: &Path) -> Result<u64, String> {
-    let json = ask_within(store, TIMEOUT, status_json).await?;
-    Ok(parse_status(&json)?.raft.voters)
+    Ok(status_within(store).await?.raft.voters)
 }
 
 pub(super) fn status(store: &Path, json: bool) -> Outcome {
@@ -116,12 +120,17 @@ pub(super) fn nodes(store: &Path) -> Outcome {
 }
 
 pub(super) fn token(store: &Path, valid: Duration) -> Outcome {
+    println!("{}", new_token(store, valid)?);
+    Ok(())
+}
+
+/// As [`create_token`], from a program that does nothing else.
+pub(super) fn new_token(store: &Path, valid: Duration) -> Result<String, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(text)?;
-    println!("{}", runtime.block_on(create_token(store, valid))?);
-    Ok(())
+    runtime.block_on(create_token(store, valid))
 }
 
 /// Makes a join token.
@@ -144,13 +153,18 @@ pub(super) fn remove(store: &Path, node: String, force: bool) -> Outcome {
 }
 
 pub(super) fn health(store: &Path) -> Outcome {
+    is_healthy(store)?;
+    println!("healthy");
+    Ok(())
+}
+
+/// As [`check_health`], from a program that does nothing else.
+pub(super) fn is_healthy(store: &Path) -> Result<bool, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(text)?;
-    runtime.block_on(check_health(store))?;
-    println!("healthy");
-    Ok(())
+    runtime.block_on(check_health(store))
 }
 
 /// Begins or ends draining a node.

@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod blackout;
+mod bootstrap;
 mod coherence;
 mod contention;
 mod crashes;
