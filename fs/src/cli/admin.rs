@@ -19,6 +19,8 @@ use crate::node::transport::wire::WireError;
 
 /// A healthy node answers within this time.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Begins the answer when nobody could be asked.
+pub(super) const NO_DAEMON: &str = "no daemon is running";
 /// Anything else.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -46,7 +48,7 @@ async fn ask_within<T>(
     let socket = layout.control_socket();
     let not_running = || {
         format!(
-            "no daemon is running on the store {0}: start it with `bramble run --store {0}`",
+            "{NO_DAEMON} on the store {0}: start it with `bramble run --store {0}`",
             store.display()
         )
     };

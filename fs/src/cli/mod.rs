@@ -20,7 +20,7 @@ use clap::Parser;
 use raftstore::disk::RealDisk;
 
 use crate::docker::describe;
-use crate::node::bootstrap as making;
+use crate::node;
 use crate::node::config::{Config, Limits};
 use crate::node::mount_probe::{self, Question};
 use crate::node::mountpoint;
@@ -129,7 +129,7 @@ fn host_name() -> String {
 
 fn init(make: MakeArgs, token_valid: std::time::Duration) -> Outcome {
     let config = config_of(&make)?;
-    let token = making::init(Arc::new(RealDisk), &make.store, &config, token_valid).map_err(text)?;
+    let token = node::bootstrap::init(Arc::new(RealDisk), &make.store, &config, token_valid).map_err(text)?;
     let store = make.store.display();
     println!(
         "Node {} is ready in {store}. Start it:\n\n    bramble run --store {store}\n\nOn the next machine, while this one \
@@ -148,7 +148,7 @@ fn join(make: MakeArgs, peer: std::net::SocketAddr, token: &str) -> Outcome {
         .build()
         .map_err(text)?;
     let node = runtime
-        .block_on(making::join(
+        .block_on(node::bootstrap::join(
             Arc::new(RealDisk),
             &make.store,
             &config,

@@ -287,8 +287,7 @@ impl Running {
             &store,
             (listener, &credentials),
             &open_files,
-            (&inspector, &volumes),
-            SwarmHost::new(around.docker.clone()),
+            (&inspector, &volumes, SwarmHost::new(around.docker.clone())),
             &stop,
         )?;
         shared.raft.run();
@@ -534,8 +533,7 @@ fn serve(
     store: &Store,
     (listener, credentials): (std::net::TcpListener, &Credentials),
     open_files: &Arc<OpenFilesSlot>,
-    (inspector, volumes): (&Arc<Inspector>, &Arc<VolumesSlot>),
-    swarm: SwarmHost,
+    (inspector, volumes, swarm): (&Arc<Inspector>, &Arc<VolumesSlot>, SwarmHost),
     stop: &watch::Sender<bool>,
 ) -> Result<(), StartError> {
     let files = Arc::clone(open_files) as Arc<dyn OpenFiles>;

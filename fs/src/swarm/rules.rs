@@ -194,15 +194,15 @@ fn when_out(own: &OwnSwarm, wanted: &str, is_recorded: bool, views: &[View]) -> 
         return Step::Record(wanted.to_owned());
     }
     // Removed before this machine comes: so Swarm never counts a dead manager more than it must.
-    for namesake in namesakes(own, seen) {
-        if !is_gone(namesake) {
-            return Step::Wait(format!(
-                "the Swarm still takes another machine named {} (at {}) for running: if it is the one that this machine \
-                 replaces, Swarm gives it up within a minute; else give this machine another host name",
-                namesake.hostname, namesake.address
-            ));
-        }
-        return remove(via, seen, namesake);
+    if let Some(living) = namesakes(own, seen).find(|node| !is_gone(node)) {
+        return Step::Wait(format!(
+            "the Swarm still takes another machine named {} (at {}) for running: if it is the one that this machine \
+             replaces, Swarm gives it up within a minute; else give this machine another host name",
+            living.hostname, living.address
+        ));
+    }
+    if let Some(dead) = namesakes(own, seen).next() {
+        return remove(via, seen, dead);
     }
     let Some(tokens) = &seen.tokens else {
         return Step::Wait(format!("{via} gives no join token: {}", seen.trouble));

@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bramble_tests::boot::{self, all, begin};
 use bramble_tests::docker::DockerHost;
+use bramble_tests::run::{bramble, describe};
 use bramble_tests::{Cluster, Options, Own, cluster, run, sh, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -347,4 +349,51 @@ fn a_disk_with_data_is_refused_and_a_confirmed_one_is_used() {
     assert_eq!(fs::read_to_string(node.path("file")).unwrap(), "kept\n");
     assert_eq!(fs::read_to_string(&fstab).unwrap().lines().count(), 1);
     attempt(&[]).ok();
+}
+
+#[test]
+fn the_drill_ends_well_and_leaves_nothing() {
+    // Nothing else runs meanwhile.
+    let cluster = Cluster::shared("drill");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/drill");
+    let drill = |dir: &Path| {
+        let mut command = Command::new(&script);
+        command
+            .env("BRAMBLE", bramble())
+            .env("DRILL_DIR", dir)
+            .stdin(Stdio::null());
+        command
+    };
+    let dir = cluster.local_dir("drill").join("hosts");
+    let nothing_left = |id: u32| {
+        wait_for("all that the drill made to be gone", PATIENCE, || {
+            let names = sh(
+                Path::new("/"),
+                &format!("ip netns list; find /sys/fs/cgroup -type d -name 'brmd-{id}-*'"),
+            );
+            let running = sh(Path::new("/"), "ps -e -o args");
+            let named = names.contains(&format!("brmd-{id}-"));
+            (!dir.exists() && !named && !running.contains(dir.to_str().unwrap())).then_some(())
+        });
+    };
+    let child = drill(&dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let id = child.id();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", describe(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    eprintln!("{text}");
+    assert!(text.contains("clean: three nodes with all chunks"), "{text}");
+    nothing_left(id);
+    // Killed in the middle, it is cleared away all the same.
+    let mut child = drill(&dir).stdout(Stdio::null()).spawn().unwrap();
+    wait_for("a host to run", PATIENCE, || {
+        dir.join("pi-1/docker.log").exists().then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    nothing_left(child.id());
 }

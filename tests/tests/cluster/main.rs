@@ -7,6 +7,7 @@
     reason = "tests use the real clock, disk and randomness, and a failed step is a failed test"
 )]
 
+mod ansible;
 mod bad_input;
 mod blackout;
 mod bootstrap;

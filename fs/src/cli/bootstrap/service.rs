@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::machine::Machine;
+use crate::cli::admin::NO_DAEMON;
 use crate::cli::{Outcome, admin};
 use crate::docker::PluginSocket;
 use crate::node::transport::wire::WireError;
@@ -16,6 +17,9 @@ const UNIT: &str = "bramble.service";
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// So often it is looked: the medium is measured at the first start, and an election may be due.
 const LOOKS_MAX: u32 = 1200;
+
+/// So often in a row there may be no daemon after it was started.
+const ABSENT_MAX: u32 = 60;
 
 /// Who starts the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -108,7 +112,7 @@ fn in_the_background(
 
 /// Waits until the node is healthy.
 pub(super) fn wait_healthy(store: &Path, how: Start, say: &dyn Fn(&str)) -> Outcome {
-    let mut told = String::new();
+    let (mut told, mut absent) = (String::new(), 0);
     for _ in 0..LOOKS_MAX {
         let why = match admin::is_healthy(store) {
             Ok(_) => return Ok(()),
@@ -117,18 +121,19 @@ pub(super) fn wait_healthy(store: &Path, how: Start, say: &dyn Fn(&str)) -> Outc
         if why.contains(&WireError::Removed.to_string()) {
             return Err(why);
         }
+        let log = "`journalctl -u bramble`, or the log beside the store, says why";
+        absent = if why.contains(NO_DAEMON) { absent + 1 } else { 0 };
+        if absent > ABSENT_MAX && how != Start::Other {
+            return Err(format!("the daemon does not stay up: {log}"));
+        }
         if why != told {
             say(&format!("waiting: {why}"));
             told = why;
         }
         std::thread::sleep(LOOK_INTERVAL);
     }
-    let log = match how {
-        Start::Other => String::new(),
-        _ => " (`journalctl -u bramble`, or the log beside the store, says more)".into(),
-    };
     Err(format!(
-        "the node is not healthy after {} s: {told}{log}. It goes on trying; repeat this command later",
+        "the node is not healthy after {} s: {told}. The daemon goes on trying; repeat this command later",
         LOOKS_MAX / 2
     ))
 }

@@ -12,7 +12,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// So many looks in a row must find nothing to be done: a node that has just come is given its chunks bit by bit.
 const STEADY_LOOKS: u32 = 5;
 /// So long in a row another node must be silent to be left out: it may be starting.
-const PATIENCE_LOOKS: u32 = 30;
+const PATIENCE_LOOKS: u32 = 15;
 
 /// What a status says of the way to the end.
 #[derive(Debug, PartialEq, Eq)]
@@ -83,9 +83,10 @@ pub(super) fn progress(status: &Status) -> Progress {
 /// Waits, for as long as it takes, and ends with the names of nodes that do not answer.
 pub(super) fn wait(store: &Path, say: &dyn Fn(&str)) -> Result<Vec<String>, String> {
     let (mut told, mut steady) = (String::new(), 0);
-    let mut last = None;
-    loop {
-        let now = progress(&admin::parsed_status(store)?);
+    let (mut last, mut chunks) = (None, 0);
+    let silent = loop {
+        let status = admin::parsed_status(store)?;
+        let now = progress(&status);
         steady = if last.as_ref() == Some(&now) {
             steady + 1
         } else {
@@ -97,13 +98,15 @@ pub(super) fn wait(store: &Path, say: &dyn Fn(&str)) -> Result<Vec<String>, Stri
                 told.clone_from(what);
             }
             Progress::Busy(_) => {}
-            Progress::Clean if steady >= STEADY_LOOKS => return Ok(Vec::new()),
-            Progress::Without(silent) if steady >= PATIENCE_LOOKS => return Ok(silent.clone()),
+            Progress::Clean if steady >= STEADY_LOOKS => break Vec::new(),
+            Progress::Without(silent) if steady >= PATIENCE_LOOKS => break silent.clone(),
             Progress::Clean | Progress::Without(_) => {}
         }
-        last = Some(now);
+        (last, chunks) = (Some(now), status.chunks.count);
         std::thread::sleep(LOOK_INTERVAL);
-    }
+    };
+    say(&format!("all chunks that belong on this node are here: {chunks}"));
+    Ok(silent)
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
 //! Preparing the machine, with another in its place.
+#![expect(clippy::disallowed_methods, reason = "files of a test")]
 
 use std::cell::RefCell;
 use std::path::Path;
