@@ -2,7 +2,7 @@
 //!
 //! Layers point one way: [`fuse`] → [`posix`] → [`backend`], implemented by [`behind`] (leases and write-behind) on top of
 //! [`node`], on `raftstore` and [`chunk`]. [`volumes`] stands beside [`fuse`], on [`posix`] and [`backend`], and [`docker`] on
-//! [`volumes`].
+//! [`volumes`]. [`swarm`] stands on nothing, and below [`node`].
 
 pub mod backend;
 pub mod behind;
@@ -14,4 +14,5 @@ pub mod lease;
 pub mod medium;
 pub mod node;
 pub mod posix;
+pub mod swarm;
 pub mod volumes;

@@ -28,6 +28,8 @@ pub struct Options {
     pub limits: Vec<(&'static str, u64)>,
     /// Each node on a [`DockerHost`](crate::docker::DockerHost), whose Docker it serves; needs `namespaces`.
     pub docker: bool,
+    /// Only the hosts are there, and blank: the test makes nodes of them.
+    pub blank: bool,
 }
 
 impl Default for Options {
@@ -40,6 +42,7 @@ impl Default for Options {
             limit,
             limits: Vec::new(),
             docker: false,
+            blank: false,
         }
     }
 }
@@ -147,6 +150,13 @@ impl Cluster {
         };
         if let Some(reference) = crate::reference() {
             cluster.bind_reference(&reference);
+            return cluster;
+        }
+        if cluster.options.blank {
+            for _ in 0..cluster.options.nodes {
+                let node = cluster.prepare();
+                cluster.nodes.push(node);
+            }
             return cluster;
         }
         for _ in 0..cluster.options.nodes {

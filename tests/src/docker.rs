@@ -175,6 +175,18 @@ impl DockerHost {
         });
     }
 
+    /// Removes all that Docker, killed before, knew: the host's disk was replaced.
+    ///
+    /// # Panics
+    /// If that does not work.
+    pub fn forget(self) {
+        let base = self.base.clone();
+        drop(self);
+        let script = "rm -rf docker containerd docker-config image image.tar docker.log
+                      find run -mindepth 1 -depth -delete";
+        crate::sh(&base, script);
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }

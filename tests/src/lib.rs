@@ -11,6 +11,7 @@
     reason = "tests use the real clock, disk and randomness, and a failed step is a failed test"
 )]
 
+pub mod boot;
 pub mod cluster;
 pub mod corrupt;
 pub mod docker;

@@ -19,6 +19,8 @@ use crate::node::transport::wire::WireError;
 
 /// A healthy node answers within this time.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
+/// Begins the answer when nobody could be asked.
+pub(super) const NO_DAEMON: &str = "no daemon is running";
 /// Anything else.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -46,7 +48,7 @@ async fn ask_within<T>(
     let socket = layout.control_socket();
     let not_running = || {
         format!(
-            "no daemon is running on the store {0}: start it with `bramble run --store {0}`",
+            "{NO_DAEMON} on the store {0}: start it with `bramble run --store {0}`",
             store.display()
         )
     };
@@ -95,10 +97,14 @@ pub(super) fn parsed_status(store: &Path) -> Result<Status, String> {
     parse_status(&fetch_status(store)?)
 }
 
+/// As [`parsed_status`], within a runtime.
+pub(super) async fn status_within(store: &Path) -> Result<Status, String> {
+    parse_status(&ask_within(store, TIMEOUT, status_json).await?)
+}
+
 /// How many nodes vote.
 pub(super) async fn count_voters(store: &Path) -> Result<u64, String> {
-    let json = ask_within(store, TIMEOUT, status_json).await?;
-    Ok(parse_status(&json)?.raft.voters)
+    Ok(status_within(store).await?.raft.voters)
 }
 
 pub(super) fn status(store: &Path, json: bool) -> Outcome {
@@ -116,12 +122,17 @@ pub(super) fn nodes(store: &Path) -> Outcome {
 }
 
 pub(super) fn token(store: &Path, valid: Duration) -> Outcome {
+    println!("{}", new_token(store, valid)?);
+    Ok(())
+}
+
+/// As [`create_token`], from a program that does nothing else.
+pub(super) fn new_token(store: &Path, valid: Duration) -> Result<String, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(text)?;
-    println!("{}", runtime.block_on(create_token(store, valid))?);
-    Ok(())
+    runtime.block_on(create_token(store, valid))
 }
 
 /// Makes a join token.
@@ -144,13 +155,18 @@ pub(super) fn remove(store: &Path, node: String, force: bool) -> Outcome {
 }
 
 pub(super) fn health(store: &Path) -> Outcome {
+    is_healthy(store)?;
+    println!("healthy");
+    Ok(())
+}
+
+/// As [`check_health`], from a program that does nothing else.
+pub(super) fn is_healthy(store: &Path) -> Result<bool, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(text)?;
-    runtime.block_on(check_health(store))?;
-    println!("healthy");
-    Ok(())
+    runtime.block_on(check_health(store))
 }
 
 /// Begins or ends draining a node.

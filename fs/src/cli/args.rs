@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::bootstrap::BootstrapArgs;
 use super::vip::VipArgs;
 use super::vip_check::DockerArgs;
 use crate::docker::PluginSocket;
@@ -40,6 +41,9 @@ pub(super) enum Command {
         #[arg(long)]
         token: String,
     },
+    /// Makes this machine a node, and keeps it one: prepares the disk, joins (or begins) a cluster, starts the daemon, joins
+    /// Docker's Swarm. Can be repeated at will. A blank machine with a dead node's name takes its place.
+    Bootstrap(BootstrapArgs),
     /// Runs a node in the foreground: mounts the tree, until SIGTERM.
     Run {
         /// The node's store.

@@ -2,11 +2,13 @@
 
 mod admin;
 mod args;
+mod bootstrap;
 mod demo;
 mod drain;
 mod generate;
 mod run;
 mod supervise;
+mod tree;
 mod vip;
 mod vip_check;
 mod volume;
@@ -18,7 +20,7 @@ use clap::Parser;
 use raftstore::disk::RealDisk;
 
 use crate::docker::describe;
-use crate::node::bootstrap;
+use crate::node;
 use crate::node::config::{Config, Limits};
 use crate::node::mount_probe::{self, Question};
 use crate::node::mountpoint;
@@ -44,6 +46,7 @@ fn dispatch(command: Command) -> Outcome {
     match command {
         Command::Init { make, token_valid } => init(make, token_valid),
         Command::Join { make, peer, token } => join(make, peer, &token),
+        Command::Bootstrap(args) => bootstrap::bootstrap(&args),
         Command::Run {
             store,
             die_with_parent,
@@ -126,7 +129,7 @@ fn host_name() -> String {
 
 fn init(make: MakeArgs, token_valid: std::time::Duration) -> Outcome {
     let config = config_of(&make)?;
-    let token = bootstrap::init(Arc::new(RealDisk), &make.store, &config, token_valid).map_err(text)?;
+    let token = node::bootstrap::init(Arc::new(RealDisk), &make.store, &config, token_valid).map_err(text)?;
     let store = make.store.display();
     println!(
         "Node {} is ready in {store}. Start it:\n\n    bramble run --store {store}\n\nOn the next machine, while this one \
@@ -145,7 +148,7 @@ fn join(make: MakeArgs, peer: std::net::SocketAddr, token: &str) -> Outcome {
         .build()
         .map_err(text)?;
     let node = runtime
-        .block_on(bootstrap::join(
+        .block_on(node::bootstrap::join(
             Arc::new(RealDisk),
             &make.store,
             &config,

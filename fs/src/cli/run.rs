@@ -31,6 +31,7 @@ use crate::node::session::SessionState;
 use crate::node::store::{Layout, Store};
 use crate::node::transport::wire::WireError;
 use crate::posix::{Limits, OpenInodes, Vfs};
+use crate::swarm::Docker;
 use crate::volumes::{Nodes, OpenSomewhere, Volumes, VolumesParts};
 
 /// Two cores are busy enough with two; what blocks has threads of its own.
@@ -176,6 +177,7 @@ async fn daemon(store: Store, listener: TcpListener, plugin: PluginSocket) -> Re
     let around = Surroundings {
         clock: Arc::new(SystemClock),
         housekeeping_interval: housekeeping::INTERVAL,
+        docker: plugin.docker().map(|docker| Arc::new(docker) as Arc<dyn Docker>),
     };
     let (layout, mount) = (store.layout.clone(), store.config.mount.clone());
     let node = tokio::select! {

@@ -57,9 +57,30 @@ pub(super) struct VipArgs {
     output: Option<PathBuf>,
 }
 
+impl VipArgs {
+    /// For this address, with nothing else that is unusual.
+    pub(super) fn new(
+        store: &Path,
+        address: Option<Address>,
+        interface: Option<String>,
+        docker: DockerArgs,
+        output: &Path,
+    ) -> Self {
+        Self {
+            store: store.to_owned(),
+            address,
+            interface,
+            password_file: None,
+            router_id: None,
+            docker,
+            output: Some(output.to_owned()),
+        }
+    }
+}
+
 /// An address and the length of its network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Address {
+pub(super) struct Address {
     ip: IpAddr,
     prefix: u8,
 }
@@ -345,7 +366,7 @@ fn replace(disk: &dyn Disk, path: &Path, written: &str) -> Outcome {
 }
 
 /// An address with the length of its network.
-fn address(text: &str) -> Result<Address, String> {
+pub(super) fn address(text: &str) -> Result<Address, String> {
     let wrong = || "give an address with the length of its network, as in 192.168.1.100/24".to_owned();
     let (ip, prefix) = text.split_once('/').ok_or_else(wrong)?;
     let (ip, prefix): (IpAddr, u8) = (

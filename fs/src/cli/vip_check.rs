@@ -16,9 +16,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::{Outcome, admin, text, vip};
+use super::{Outcome, admin, text, tree, vip};
 use crate::node::config::Config;
-use crate::node::mountpoint;
 use crate::node::store::Layout;
 
 /// All parts of the check run at once; what has not answered by then has failed.
@@ -31,10 +30,6 @@ const DOCKER_SOCKET: &str = "/run/docker.sock";
 const DOCKER_DAEMONS: [&str; 3] = ["/usr/bin/dockerd", "/usr/sbin/dockerd", "/usr/local/bin/dockerd"];
 /// State of the check on this machine, until it is switched off.
 const STATE_DIR: &str = "/run/bramble";
-/// Directory of the tree that the check writes to.
-const PROBE_DIR: &str = ".bramble";
-/// What statfs says of a FUSE filesystem.
-const FUSE_MAGIC: u64 = 0x6573_5546;
 
 /// Whether Docker is part of the check.
 #[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
@@ -48,6 +43,14 @@ pub(super) struct DockerArgs {
 }
 
 impl DockerArgs {
+    /// Docker must answer on `socket`; without one it is not asked.
+    pub(super) fn at(socket: Option<PathBuf>) -> Self {
+        Self {
+            no_docker: socket.is_none(),
+            docker_socket: socket,
+        }
+    }
+
     /// As arguments of a command line, each with a blank before it.
     pub(super) fn to_arguments(&self) -> Result<String, String> {
         Ok(match &self.docker_socket {
@@ -206,20 +209,9 @@ pub(super) fn probe_write(mount: &Path, name: &str) -> Outcome {
 }
 
 fn write_to(mount: &Path, name: &str) -> Result<(), String> {
-    let dir_flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(mount, dir_flags, Mode::empty()).map_err(text)?;
-    // What was opened is the tree, and not the directory under it.
-    let is_fuse = u64::try_from(rustix::fs::fstatfs(&root).map_err(text)?.f_type) == Ok(FUSE_MAGIC);
-    let kind = mountpoint::mounted(mount).map_err(text)?;
-    if !is_fuse || kind.as_deref() != Some(mountpoint::MOUNT_TYPE) {
-        return Err("the tree is not mounted".into());
-    }
-    match rustix::fs::mkdirat(&root, PROBE_DIR, Mode::from_raw_mode(0o700)) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(error) => return Err(error.to_string()),
-    }
+    let root = tree::open(mount)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let path = format!("{PROBE_DIR}/vip-{name}");
+    let path = format!("{}/vip-{name}", tree::DIR);
     let file = rustix::fs::openat(&root, path, flags, Mode::from_raw_mode(0o600)).map_err(text)?;
     let now = format!("{:<20}\n", SystemClock.monotonic().as_secs());
     rustix::io::pwrite(&file, now.as_bytes(), 0).map_err(text)?;

@@ -14,6 +14,8 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
+use super::socket::docker_socket;
+
 /// Docker asks each volume plugin for its volumes before it answers.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest answer that is read, bytes.
@@ -33,12 +35,11 @@ pub struct Primer {
 }
 
 impl Primer {
-    /// For the Docker whose plugin socket is `plugin`: RUN/docker/plugins/NAME.sock belongs to RUN/docker.sock.
+    /// For the Docker whose plugin socket is `plugin`.
     #[must_use]
     pub fn new(plugin: &Path) -> Self {
-        let run = plugin.ancestors().nth(3).unwrap_or(Path::new("/run"));
         Self {
-            socket: run.join("docker.sock"),
+            socket: docker_socket(plugin),
             asked: None,
         }
     }

@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::swarm::DockerSocket;
+
 /// Docker's own directory for what lives as long as the machine is up.
 const DOCKER_RUN: &str = "/run/docker";
 /// The name of the file is the name of the plugin.
@@ -46,6 +48,19 @@ impl FromStr for PluginSocket {
 }
 
 impl PluginSocket {
+    /// The Docker whose plugin this is: RUN/docker/plugins/NAME.sock belongs to RUN/docker.sock. None if it is not served.
+    #[must_use]
+    pub fn docker(&self) -> Option<DockerSocket> {
+        match self {
+            Self::Off => None,
+            Self::At(path) => Some(DockerSocket::new(&docker_socket(path), true)),
+            Self::Auto => {
+                let installed = DOCKERD.iter().any(|path| Path::new(path).exists());
+                Some(DockerSocket::new(&docker_socket(Path::new(SOCKET)), installed))
+            }
+        }
+    }
+
     /// Where to serve now. Docker may be installed later, so this is to be asked again.
     #[must_use]
     pub fn wanted(&self) -> Option<&Path> {
@@ -62,6 +77,12 @@ impl PluginSocket {
             }
         }
     }
+}
+
+/// Where the Docker listens that looks for its plugins where `plugin` is.
+pub(super) fn docker_socket(plugin: &Path) -> PathBuf {
+    let run = plugin.ancestors().nth(3).unwrap_or(Path::new("/run"));
+    run.join("docker.sock")
 }
 
 /// Why the plugin cannot be served.

@@ -67,6 +67,9 @@ pub enum BootstrapError {
     /// The cluster said no, or could not be asked.
     #[error("{0}")]
     Refused(String),
+    /// The cluster said no for now; nothing was done, and the token is still good.
+    #[error("the cluster cannot take the node in now: {0}")]
+    NotYet(String),
 }
 
 /// Makes the first node of a new cluster on `disk`. Returns the first join token.
@@ -130,7 +133,10 @@ pub async fn join(
     // The store is begun before the token is used up: most of what can go wrong here goes wrong now.
     let new = NewStore::prepare(disk, store)?;
     let request = KeyRequest::create(&config.name)?;
-    let refused = |error: WireError| BootstrapError::Refused(explain(&error, peer));
+    let refused = |error: WireError| match error {
+        WireError::NotNow(why) => BootstrapError::NotYet(why),
+        error => BootstrapError::Refused(explain(&error, peer)),
+    };
     let endpoint = peers::endpoint(&peer.to_string(), tls::joiner_config(&authority_pem)).map_err(refused)?;
     let mut client = ClusterClient::new(endpoint.connect_lazy());
     let call = client.join(JoinRequest {
@@ -180,7 +186,7 @@ fn explain(error: &WireError, peer: SocketAddr) -> String {
     match error {
         WireError::Refused(why) => format!("the cluster refuses: {why}"),
         WireError::Unreachable(why) => TlsError::Unreachable(peer, why.clone()).to_string(),
-        WireError::NotNow(why) | WireError::Unknown(why) => format!(
+        WireError::Unknown(why) => format!(
             "the cluster could not take the node in: {why}. Look at `bramble status` there; if it then lists this \
              node, remove that entry with `bramble node rm` before you try again with a new token"
         ),

@@ -465,6 +465,7 @@ fn member_status(
         available_bytes: stats.available_bytes,
         capacity_bytes: stats.capacity_bytes,
         chunks_complete: stats.chunks_complete,
+        chunks_missing: stats.chunks_missing,
         draining: stats.draining,
         ..MemberStatus::default()
     }

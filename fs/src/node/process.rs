@@ -108,6 +108,10 @@ impl StatsSource for ProcessStats {
             available_bytes,
             draining: self.drain.is_on(),
             chunks_complete: self.keeper.get().is_some_and(|keeper| keeper.is_clean()),
+            chunks_missing: self.keeper.get().map_or(0, |keeper| {
+                let progress = keeper.repair_progress();
+                progress.missing.saturating_sub(progress.fetched)
+            }),
         }
     }
 }

@@ -41,6 +41,7 @@ use super::service::chunk::ChunkService;
 use super::service::cluster::ClusterService;
 use super::service::meta::{MetaService, OpenFiles};
 use super::service::raft::RaftService;
+use super::service::swarm::SwarmHost;
 use super::service::volumes::VolumesSlot;
 use super::session::{SessionKeeper, SessionState};
 use super::storage::{Storage, StorageError};
@@ -58,6 +59,7 @@ use crate::chunk::{
     ChunkWatcher, DataPlane, Keeper, KeeperOptions, Merger, MergerOptions, MetaView, PlaneOptions, PlaneParts,
 };
 use crate::medium::Medium;
+use crate::swarm::Docker;
 
 /// The founder decides alone, so this takes as long as its medium does.
 const FOUNDING_TIMEOUT: Duration = Duration::from_secs(60);
@@ -157,6 +159,8 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     /// Between two looks at the journal, whether it is to be cut: [`super::housekeeping::INTERVAL`], or less in tests.
     pub housekeeping_interval: Duration,
+    /// Docker on this machine, for other nodes' questions about Swarm.
+    pub docker: Option<Arc<dyn Docker>>,
 }
 
 /// The parts that services and background work share.
@@ -283,7 +287,7 @@ impl Running {
             &store,
             (listener, &credentials),
             &open_files,
-            (&inspector, &volumes),
+            (&inspector, &volumes, SwarmHost::new(around.docker.clone())),
             &stop,
         )?;
         shared.raft.run();
@@ -529,7 +533,7 @@ fn serve(
     store: &Store,
     (listener, credentials): (std::net::TcpListener, &Credentials),
     open_files: &Arc<OpenFilesSlot>,
-    (inspector, volumes): (&Arc<Inspector>, &Arc<VolumesSlot>),
+    (inspector, volumes, swarm): (&Arc<Inspector>, &Arc<VolumesSlot>, SwarmHost),
     stop: &watch::Sender<bool>,
 ) -> Result<(), StartError> {
     let files = Arc::clone(open_files) as Arc<dyn OpenFiles>;
@@ -549,6 +553,7 @@ fn serve(
             Arc::clone(&shared.directory),
             Arc::clone(&shared.peers),
             (credentials.authority.clone(), store.identity.cluster_id.clone()),
+            swarm,
         ),
     };
     let unusable = |error| StartError::Listen(store.config.listen.to_string(), error);

@@ -105,6 +105,9 @@ pub struct MemberStatus {
     pub capacity_bytes: u64,
     /// Whether every chunk that belongs there is there.
     pub chunks_complete: bool,
+    /// Chunks known to be missing there; more may be found.
+    #[serde(default)]
+    pub chunks_missing: u64,
     /// Whether it is draining.
     #[serde(default)]
     pub draining: bool,

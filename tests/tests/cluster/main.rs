@@ -7,8 +7,10 @@
     reason = "tests use the real clock, disk and randomness, and a failed step is a failed test"
 )]
 
+mod ansible;
 mod bad_input;
 mod blackout;
+mod bootstrap;
 mod coherence;
 mod contention;
 mod crashes;

@@ -16,12 +16,14 @@ fn source() -> PathBuf {
 /// Runs a script in a root that shows this machine's, and takes what is written to itself.
 fn in_a_copy(janitor: &Janitor, script: &str) -> String {
     let dir = janitor.dir().display();
+    let bootstrap = source().join("scripts/bootstrap");
+    let bootstrap = bootstrap.display();
     sh(
         janitor.dir(),
         &format!(
             "mkdir -p upper work root
              cat >script <<'SCRIPT'\n{script}\nSCRIPT
-             unshare --mount --propagation private /bin/sh -euc '
+             unshare --mount --pid --net --fork --kill-child --propagation private /bin/sh -euc '
                  # Not on the disk of {dir}, which is part of what is shown.
                  mount -t tmpfs tmpfs upper
                  mkdir upper/files upper/work
@@ -29,7 +31,7 @@ fn in_a_copy(janitor: &Janitor, script: &str) -> String {
                  mount -t proc proc root/proc
                  mount -t tmpfs tmpfs root/tmp
                  mount --bind /dev root/dev
-                 cp script *.deb root/tmp
+                 cp script *.deb {bootstrap} root/tmp
                  chroot root /bin/sh -eux /tmp/script 2>&1
              '"
         ),
@@ -92,6 +94,19 @@ fn the_package_installs_upgrades_and_goes_without_touching_the_store() {
          dpkg -P bramble
          [ ! -e /etc/bramble ]
          grep -q data /var/lib/bramble/store/identity
+         # From nothing to a node, by one command, twice.
+         rm -rf /var/lib/bramble /mnt/cluster
+         ip link set lo up
+         node='--listen 127.0.0.1 --name one --start background --docker-plugin off'
+         ./bootstrap --deb *.deb $node >said || { cat said /var/lib/bramble/bramble.log; false; }
+         grep '^installing bramble' said; grep 'complete and clean' said
+         echo data >/mnt/cluster/file; sync /mnt/cluster/file
+         ./bootstrap $node --deb ./*.deb >said || { cat said; false; }
+         grep 'is installed already' said; grep 'one is node 1' said; grep 'runs already' said; grep 'complete and clean' said
+         grep -x data /mnt/cluster/file
+         [ \"$(dpkg-query -W -f '${db:Status-Abbrev}' bramble)\" = 'ii ' ]
+         ! ./bootstrap --deb /tmp/none.deb 2>said
+         grep 'there is no file' said
          echo all is well",
     );
     assert!(said.ends_with("all is well\n"), "{said}");

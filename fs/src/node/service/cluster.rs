@@ -8,7 +8,8 @@ use bramble_proto::cluster_client::ClusterClient;
 use bramble_proto::cluster_server::Cluster;
 use bramble_proto::{
     JoinRequest, JoinResponse, Member, MembersRequest, MembersResponse, RejoinRequest, RejoinResponse,
-    RemoveNodeRequest, RemoveNodeResponse,
+    RemoveNodeRequest, RemoveNodeResponse, SwarmLookRequest, SwarmLookResponse, SwarmRemoveRequest,
+    SwarmRemoveResponse,
 };
 use raftstore::kv::KvError;
 use raftstore::meta::{MetaError, MetaStore, NodeInfo, Op, PLACEMENT_GROUPS, Reply};
@@ -16,7 +17,9 @@ use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use super::auth::Gate;
+use super::swarm::SwarmHost;
 use crate::node::leader::duties::Duties;
+use crate::node::leader::liveness::SILENT_AFTER;
 use crate::node::leader::membership;
 use crate::node::leader::round::view_of;
 use crate::node::raft::{self, Raft};
@@ -42,6 +45,7 @@ pub struct ClusterService {
     gate: Gate,
     authority: Authority,
     cluster_id: String,
+    swarm: SwarmHost,
 }
 
 impl ClusterService {
@@ -54,6 +58,7 @@ impl ClusterService {
         directory: Arc<Directory>,
         peers: Arc<Peers>,
         (authority, cluster_id): (Authority, String),
+        swarm: SwarmHost,
     ) -> Self {
         let gate = Gate::new(Arc::clone(&directory));
         Self {
@@ -65,6 +70,7 @@ impl ClusterService {
             gate,
             authority,
             cluster_id,
+            swarm,
         }
     }
 
@@ -118,13 +124,8 @@ impl ClusterService {
 
     async fn join_here(&self, request: JoinRequest) -> Result<JoinResponse, WireError> {
         let nodes = self.catch_up().await?;
-        if let Some(node) = nodes.iter().find(|node| node.name == request.name)
-            && self.duties.liveness().may_be_live(node.id)
-        {
-            return Err(WireError::Refused(format!(
-                "the name {} is in use by a node that is running at {}: choose another with --name",
-                request.name, node.listen
-            )));
+        if let Some(node) = nodes.iter().find(|node| node.name == request.name) {
+            self.may_replace(node).await?;
         }
         if let Some(node) = nodes
             .iter()
@@ -142,7 +143,11 @@ impl ClusterService {
             .map_err(|e| WireError::Malformed(e.to_string()))?;
         let node = self.add_node(request.name, request.listen, Some(token)).await?;
         let certificate = self.authority.sign(&request.csr_pem, &node.name, node.id);
-        let nodes = self.catch_up().await?;
+        // The token is used up by now: to try again would not help.
+        let nodes = self
+            .catch_up()
+            .await
+            .map_err(|error| WireError::Unknown(error.to_string()))?;
         tracing::info!(
             node = node.id,
             name = node.name,
@@ -157,6 +162,46 @@ impl ClusterService {
             ca_key_pem: self.authority.key_pem.clone(),
             members: nodes.into_iter().map(member).collect(),
         })
+    }
+
+    /// Whether a blank node may take the name, and the place, of this one: it is certainly down, and the others are
+    /// enough without it and have all that it had.
+    async fn may_replace(&self, old: &NodeInfo) -> Result<(), WireError> {
+        let liveness = self.duties.liveness();
+        if liveness.is_live(old.id) {
+            // It may have died a moment ago.
+            tokio::time::sleep(SILENT_AFTER).await;
+        }
+        if liveness.is_live(old.id) {
+            return Err(WireError::Refused(format!(
+                "the name {} is in use by a node that is running at {}: choose another with --name",
+                old.name, old.listen
+            )));
+        }
+        if liveness.may_be_live(old.id) {
+            return Err(WireError::NotNow(format!(
+                "a node named {} was there a moment ago, and may still run at {}",
+                old.name, old.listen
+            )));
+        }
+        let view = view_of(&self.raft, &self.meta, liveness)
+            .map_err(|error| WireError::NotNow(error.to_string()))?;
+        let refused = |why: String| {
+            WireError::NotNow(format!(
+                "a blank node does not take the place of the dead {}: {why}",
+                old.name
+            ))
+        };
+        membership::may_remove(&view, old.id).map_err(refused)?;
+        match self.others_have_all(old).await {
+            Err(WireError::Refused(_)) => Err(refused(format!(
+                "the other nodes have not got all their chunks yet, and it may have the only good copy of some. Wait until \
+                 `bramble status` shows no node that is copying. If that does not end, bring the old {0} back, or give up \
+                 what only it has with `bramble node rm {0} --force`",
+                old.name
+            ))),
+            outcome => outcome,
+        }
     }
 
     async fn rejoin_here(&self, request: &RejoinRequest) -> Result<RejoinResponse, WireError> {
@@ -334,5 +379,21 @@ impl Cluster for ClusterService {
             Some(mut leader) => forwarded(leader.remove_node(request)).await,
             None => Ok(Response::new(self.remove_here(&request).await?)),
         }
+    }
+    async fn swarm_look(
+        &self,
+        request: Request<SwarmLookRequest>,
+    ) -> Result<Response<SwarmLookResponse>, Status> {
+        self.gate.caller(&request)?;
+        Ok(Response::new(self.swarm.look(request.get_ref().tokens).await))
+    }
+
+    async fn swarm_remove(
+        &self,
+        request: Request<SwarmRemoveRequest>,
+    ) -> Result<Response<SwarmRemoveResponse>, Status> {
+        self.gate.caller(&request)?;
+        self.swarm.remove(&request.get_ref().node_id).await?;
+        Ok(Response::new(SwarmRemoveResponse {}))
     }
 }

@@ -6,4 +6,5 @@ pub mod chunk;
 pub mod cluster;
 pub mod meta;
 pub mod raft;
+pub mod swarm;
 pub mod volumes;

@@ -102,6 +102,7 @@ async fn start(store: &Path) -> Running {
     let around = Surroundings {
         clock: Arc::new(SystemClock),
         housekeeping_interval: housekeeping::INTERVAL,
+        docker: None,
     };
     let node = Running::start(store, listener, around).await.unwrap();
     tokio::time::timeout(PATIENCE, node.ready())

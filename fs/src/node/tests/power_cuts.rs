@@ -170,6 +170,7 @@ impl Place {
         let around = Surroundings {
             clock: Arc::new(SystemClock),
             housekeeping_interval: interval,
+            docker: None,
         };
         let listener = self.listener.try_clone().unwrap();
         let node = Running::start(store, listener, around).await.unwrap();

@@ -1,0 +1,398 @@
+//! One command for each machine, with a real Docker on each: a cluster, its Swarm, and the return of a machine that was
+//! destroyed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bramble_tests::boot::{self, all, begin};
+use bramble_tests::docker::DockerHost;
+use bramble_tests::run::{bramble, describe};
+use bramble_tests::{Cluster, Options, Own, cluster, run, sh, wait_for};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn hosts(test: &str, nodes: usize, docker: bool) -> Own {
+    let options = Options {
+        nodes,
+        namespaces: true,
+        docker,
+        blank: true,
+        limit: Duration::from_secs(600),
+        ..Options::default()
+    };
+    Cluster::own(test, options)
+}
+
+/// A Swarm's nodes as one of its managers sees them: names, with id, state, and role.
+fn swarm_nodes(host: &DockerHost) -> BTreeMap<String, Vec<String>> {
+    let format = "{{.Hostname}} {{.ID}} {{.Status}} {{.ManagerStatus}}";
+    let listed = host.docker(&["node", "ls", "--format", format]);
+    let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for line in listed.lines() {
+        let (name, rest) = line.split_once(' ').unwrap();
+        nodes
+            .entry(name.to_owned())
+            .or_default()
+            .push(rest.replace("Leader", "Reachable"));
+    }
+    nodes
+}
+
+/// What `status` says of each node: id and whether all its chunks are there.
+fn members(cluster: &Cluster, index: usize) -> BTreeMap<String, (u64, bool)> {
+    let status = cluster.node(index).status();
+    let nodes = status.0["cluster"]["nodes"].as_array().unwrap().clone();
+    let of = |node: &serde_json::Value| {
+        let complete = node["chunks_complete"].as_bool().unwrap() && node["reachable"].as_bool().unwrap();
+        (
+            node["name"].as_str().unwrap().to_owned(),
+            (node["id"].as_u64().unwrap(), complete),
+        )
+    };
+    nodes.iter().map(of).collect()
+}
+
+#[test]
+fn three_machines_make_one_swarm_and_a_blank_one_takes_a_dead_ones_place() {
+    let cluster = hosts("bootstrap", 3, true);
+    let mut dockers: Vec<DockerHost> = (0..3).map(|index| DockerHost::start(&cluster, index)).collect();
+    let node = |index: usize| cluster.node(index);
+    let peer = node(0).listen.clone();
+    let names: Vec<String> = cluster.nodes().iter().map(|node| node.name.clone()).collect();
+
+    // The first machine, for now without Swarm, so that all three then begin with it at the same moment.
+    let first = ["--listen", "10.77.0.1", "--name", &names[0]];
+    let keepalived = cluster.local_dir("keepalived");
+    let config = |index: usize| keepalived.join(format!("{index}.conf"));
+    let said = begin(&cluster, 0, &[&first[..], &["--no-swarm"]].concat())
+        .end()
+        .ok();
+    assert!(
+        said.contains("first node") && said.contains("clean") && said.contains("--token"),
+        "{said}"
+    );
+    let tokens: Vec<String> = (0..2).map(|_| node(0).token(&[])).collect();
+    let configs: Vec<String> = (0..3).map(|index| config(index).display().to_string()).collect();
+    let options = |index: usize, token: Option<&str>| -> Vec<String> {
+        let mut options: Vec<String> = [
+            "--vip",
+            "10.77.0.100/24",
+            "--keepalived-config",
+            &configs[index],
+            "--name",
+            &names[index],
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        if let Some(token) = token {
+            options.extend(["--peer", &peer, "--token", token].map(str::to_owned));
+        }
+        options
+    };
+    let runs = [
+        (0, options(0, None)),
+        (1, options(1, Some(&tokens[0]))),
+        (2, options(2, Some(&tokens[1]))),
+    ];
+    let begun = Instant::now();
+    for end in all(&cluster, &runs) {
+        eprintln!("bootstrap: {:.1} s", end.took.as_secs_f64());
+        let said = end.ok();
+        assert!(said.contains("Swarm: this machine is a manager"), "{said}");
+    }
+    eprintln!(
+        "bootstrap: two machines joined, one Swarm made: {:.1} s",
+        begun.elapsed().as_secs_f64()
+    );
+    let before = swarm_nodes(&dockers[1]);
+    assert_eq!(
+        before.keys().collect::<Vec<_>>(),
+        names.iter().collect::<Vec<_>>()
+    );
+    for (name, nodes) in &before {
+        assert!(
+            nodes.len() == 1 && nodes[0].ends_with("Ready Reachable"),
+            "{name}: {nodes:?}"
+        );
+    }
+    for docker in &dockers {
+        assert_eq!(swarm_nodes(docker), before, "all are in the same");
+    }
+    for index in 0..3 {
+        let text = fs::read_to_string(config(index)).unwrap();
+        assert!(text.contains("10.77.0.100/24"), "{text}");
+    }
+
+    // Again, on all at once: nothing changes. (The token is used up, and does no harm.)
+    let members_before = members(&cluster, 0);
+    let identities = || -> Vec<Vec<u8>> {
+        let of = |index| fs::read(node(index).store.join("identity")).unwrap();
+        (0..3).map(of).collect()
+    };
+    let (identities_before, begun) = (identities(), Instant::now());
+    for end in all(&cluster, &runs) {
+        let said = end.ok();
+        assert!(
+            said.contains("already") && !said.contains("joining the Swarm as") && !said.contains("making"),
+            "{said}"
+        );
+    }
+    eprintln!(
+        "bootstrap: repeated on three machines: {:.1} s",
+        begun.elapsed().as_secs_f64()
+    );
+    assert_eq!(swarm_nodes(&dockers[0]), before);
+    assert_eq!(
+        (members(&cluster, 0), identities()),
+        (members_before.clone(), identities_before)
+    );
+
+    // Chunks, on all nodes.
+    sh(
+        &node(0).mount,
+        "head -c 60000000 /dev/urandom >large; sync large; sha256sum large >sums; sync sums",
+    );
+    wait_for("all nodes to have all chunks", PATIENCE, || {
+        members(&cluster, 0)
+            .values()
+            .all(|(_, complete)| *complete)
+            .then_some(())
+    });
+
+    // The second machine is destroyed, and one of its name comes without anything.
+    let dead = 1;
+    dockers[dead].kill9();
+    boot::destroy(&cluster, dead);
+    dockers.remove(dead).forget();
+    fs::remove_file(config(dead)).unwrap();
+    let token = node(0).token(&[]);
+    let blank = DockerHost::start(&cluster, dead);
+    dockers.insert(dead, blank);
+    assert_eq!(
+        dockers[dead].docker(&["info", "--format", "{{.Swarm.LocalNodeState}}"]),
+        "inactive"
+    );
+    let end = begin(&cluster, dead, &options(dead, Some(&token))).end();
+    eprintln!(
+        "bootstrap: a blank machine took a dead one's place: {:.1} s",
+        end.took.as_secs_f64()
+    );
+    let said = end.ok();
+    eprintln!("{said}");
+    assert!(
+        said.contains("removing the dead node2") && said.contains("complete and clean"),
+        "{said}"
+    );
+
+    // `status` is clean, and all chunks are on three nodes.
+    let after = members(&cluster, 0);
+    assert_eq!(after.len(), 3, "{after:?}");
+    assert!(after.values().all(|(_, complete)| *complete), "{after:?}");
+    assert!(
+        after["node2"].0 > members_before["node2"].0,
+        "ids are never used again"
+    );
+    assert_eq!(
+        (after["node1"], after["node3"]),
+        (members_before["node1"], members_before["node3"])
+    );
+    let counts: Vec<u64> = cluster
+        .nodes()
+        .iter()
+        .map(|node| node.status().chunks_count())
+        .collect();
+    assert!(
+        counts[0] >= 50 && counts.iter().all(|count| *count == counts[0]),
+        "{counts:?}"
+    );
+    assert_eq!(cluster.node(dead).status().voters(), 3);
+    sh(&node(dead).mount, "sha256sum --quiet -c sums");
+    // The Swarm has nothing left of the dead one, and its quorum.
+    let now = swarm_nodes(&dockers[0]);
+    for (name, nodes) in &now {
+        assert!(
+            nodes.len() == 1 && nodes[0].ends_with("Ready Reachable"),
+            "{name}: {nodes:?}"
+        );
+    }
+    assert_eq!(now.len(), 3);
+    assert_ne!(now["node2"], before["node2"]);
+    assert_eq!(
+        (&now["node1"], &now["node3"]),
+        (&before["node1"], &before["node3"])
+    );
+    assert!(
+        fs::read_to_string(config(dead))
+            .unwrap()
+            .contains("10.77.0.100/24")
+    );
+    // So any one of the three may go again.
+    cluster.node(0).kill9();
+    sh(
+        &node(dead).mount,
+        "sha256sum --quiet -c sums; echo more >more; sync more",
+    );
+}
+
+#[test]
+fn bad_input_changes_nothing() {
+    let cluster = hosts("bootstrap_bad", 3, false);
+    let (first, second) = (cluster.node(0), cluster.node(1));
+    let peer = first.listen.clone();
+    begin(&cluster, 0, &["--listen", "10.77.0.1", "--name", "a"])
+        .end()
+        .ok();
+    let used = first.token(&[]);
+    let good = first.token(&[]);
+    let try_second = |options: &[&str]| begin(&cluster, 1, options).end();
+
+    // Names, before a disk would be touched.
+    for name in ["a/b", "..x/", "", "a b"] {
+        try_second(&["--peer", &peer, "--token", &good, "--name", name]).refused(&["name", "not usable"]);
+    }
+    try_second(&["--peer", &peer, "--token", "BRAMBLE-1-old", "--name", "b"]).refused(&["not a join token"]);
+    try_second(&["--name", "b"]).refused(&["--listen"]);
+    // A living node keeps its name.
+    try_second(&["--peer", &peer, "--token", &good, "--name", "a"])
+        .refused(&["in use by a node that is running"]);
+    assert!(!second.store.exists());
+
+    // A token is good once.
+    let joined = begin(&cluster, 1, &["--peer", &peer, "--token", &used, "--name", "b"])
+        .end()
+        .ok();
+    assert!(joined.contains("b joined"), "{joined}");
+    let third = cluster.node(2);
+    begin(&cluster, 2, &["--peer", &peer, "--token", &used, "--name", "c"])
+        .end()
+        .refused(&["token"]);
+    assert!(!third.store.exists(), "a refused join left something");
+
+    // What is there already is of another name, address, or cluster: it stays as it is.
+    let identity = fs::read(second.store.join("identity")).unwrap();
+    try_second(&["--name", "z"]).refused(&["name b, not z", "left alone"]);
+    try_second(&["--listen", "10.77.0.9"]).refused(&["10.77.0.9", "left alone"]);
+    let other = cluster::second(
+        "bootstrap_bad_2",
+        Options {
+            nodes: 1,
+            ..Options::default()
+        },
+    );
+    let foreign = other.node(0).token(&[]);
+    try_second(&["--peer", &peer, "--token", &foreign])
+        .refused(&["another cluster than the token", "left alone"]);
+    assert_eq!(fs::read(second.store.join("identity")).unwrap(), identity);
+    try_second(&[]).ok();
+}
+
+#[test]
+fn a_disk_with_data_is_refused_and_a_confirmed_one_is_used() {
+    let cluster = hosts("bootstrap_disk", 1, false);
+    let node = cluster.node(0);
+    let dir = cluster.local_dir("disk");
+    let image = dir.join("image");
+    fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+    let device = run("losetup", ["-f", "--show", image.to_str().unwrap()])
+        .trim()
+        .to_owned();
+    cluster.janitor().add_loop(&device);
+    cluster.janitor().add_mount(node.store.parent().unwrap());
+    let fstab = dir.join("fstab").display().to_string();
+    let base = ["--listen", "10.77.0.1", "--disk", &device, "--fstab", &fstab];
+    let attempt = |options: &[&str]| begin(&cluster, 0, &[&base[..], options].concat()).end();
+    let sum = || sh(&dir, "sha256sum image");
+
+    // Blank, but whole.
+    let before = sum();
+    attempt(&[]).refused(&[&device, "whole disk", "--yes-erase"]);
+    // Photos.
+    let at = dir.join("photos");
+    sh(
+        &dir,
+        &format!(
+            "mkfs.ext4 -q -F -L PHOTOS {device}; mkdir {0}; mount {device} {0}; echo me >{0}/me.jpg",
+            at.display()
+        ),
+    );
+    cluster.janitor().add_mount(&at);
+    attempt(&["--yes-erase", &device]).refused(&["in use", at.to_str().unwrap(), "left alone"]);
+    sh(&dir, "umount photos");
+    let with_photos = sum();
+    assert_ne!(before, with_photos);
+    attempt(&[]).refused(&[&device, "PHOTOS", "me.jpg", "Nothing was written"]);
+    attempt(&["--yes-erase", "/dev/null"]).refused(&["nothing was written"]);
+    attempt(&["--name", "a/b", "--yes-erase", &device]).refused(&["not usable"]);
+    assert_eq!(sum(), with_photos, "the disk was written to");
+    assert!(!Path::new(&fstab).exists() && !node.store.exists());
+
+    // Erased, as is asked for.
+    let said = attempt(&["--yes-erase", &device]).ok();
+    assert!(
+        said.contains("making a filesystem") && said.contains("complete and clean"),
+        "{said}"
+    );
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(mounts.contains(&format!("{device} {}", node.store.parent().unwrap().display())));
+    sh(&node.mount, "echo kept >file; sync file");
+    // After a boot, before which nobody has mounted it: the store on it is found.
+    node.stop();
+    run("umount", [node.store.parent().unwrap()]);
+    let said = attempt(&[]).ok();
+    assert!(
+        said.contains("holds a store") && said.contains("already"),
+        "{said}"
+    );
+    assert_eq!(fs::read_to_string(node.path("file")).unwrap(), "kept\n");
+    assert_eq!(fs::read_to_string(&fstab).unwrap().lines().count(), 1);
+    attempt(&[]).ok();
+}
+
+#[test]
+fn the_drill_ends_well_and_leaves_nothing() {
+    // Nothing else runs meanwhile.
+    let cluster = Cluster::shared("drill");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/drill");
+    let drill = |dir: &Path| {
+        let mut command = Command::new(&script);
+        command
+            .env("BRAMBLE", bramble())
+            .env("DRILL_DIR", dir)
+            .stdin(Stdio::null());
+        command
+    };
+    let dir = cluster.local_dir("drill").join("hosts");
+    let nothing_left = |id: u32| {
+        wait_for("all that the drill made to be gone", PATIENCE, || {
+            let names = sh(
+                Path::new("/"),
+                &format!("ip netns list; find /sys/fs/cgroup -type d -name 'brmd-{id}-*' || true"),
+            );
+            // Groups go only when no process is in them, and namespaces are removed after the processes in them.
+            (!dir.exists() && !names.contains(&format!("brmd-{id}-"))).then_some(())
+        });
+    };
+    let child = drill(&dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let id = child.id();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", describe(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    eprintln!("{text}");
+    assert!(text.contains("clean: three nodes with all chunks"), "{text}");
+    nothing_left(id);
+    // Killed in the middle, it is cleared away all the same.
+    let mut child = drill(&dir).stdout(Stdio::null()).spawn().unwrap();
+    wait_for("a host to run", PATIENCE, || {
+        dir.join("pi-1/docker.log").exists().then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    nothing_left(child.id());
+}
