@@ -5,19 +5,19 @@
 //! the node's directory, which is a shared mount.
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::cluster::Cluster;
+use crate::images;
 use crate::janitor::Janitor;
-use crate::run::{describe, run, try_run};
+use crate::run::{describe, run, try_run, try_sh};
 use crate::wait_for;
 
-/// The image that hosts have: busybox and nothing else.
-pub const IMAGE: &str = "busybox";
+/// The image that hosts have from the start.
+pub const IMAGE: &str = images::BUSYBOX;
 
 /// Docker on the host of one node; killed when it is dropped.
 pub struct DockerHost {
@@ -74,7 +74,7 @@ impl DockerHost {
         wait_for("Docker to answer", Duration::from_secs(60), || {
             host.try_docker(&["version"]).status.success().then_some(())
         });
-        host.import_image();
+        host.import(IMAGE);
         host
     }
 
@@ -146,6 +146,38 @@ impl DockerHost {
         ])
     }
 
+    /// Runs a shell script in `dir` in which `docker` is this host's, and asks no registry for images; returns what it
+    /// printed.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn shell(&self, dir: &Path, script: &str) -> String {
+        let output = self.try_shell(dir, script);
+        assert!(output.status.success(), "`{script}`: {}", describe(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// As [`DockerHost::shell`], whatever the script's exit status.
+    ///
+    /// # Panics
+    /// If there is no shell.
+    #[must_use]
+    pub fn try_shell(&self, dir: &Path, script: &str) -> Output {
+        let script = format!(
+            "docker() {{
+                 if [ \"$1 $2\" = 'stack deploy' ]; then
+                     shift 2
+                     set -- stack deploy --resolve-image never \"$@\"
+                 fi
+                 command docker --host 'unix://{0}/run/docker.sock' \"$@\"
+             }}
+             export DOCKER_CONFIG='{0}/docker-config'
+             {script}",
+            self.base.display()
+        );
+        try_sh(dir, &script)
+    }
+
     /// Waits until Docker knows the plugin, without asking for it.
     ///
     /// # Panics
@@ -191,29 +223,21 @@ impl DockerHost {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn import_image(&self) {
-        let tree = self.base.join("image");
-        fs::create_dir_all(tree.join("bin")).unwrap();
-        for dir in ["tmp", "data", "proc", "sys", "dev", "etc"] {
-            fs::create_dir_all(tree.join(dir)).unwrap();
+    /// Gives this host one of the [`images`].
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn import(&self, image: &str) {
+        // Made once for all hosts of the cluster.
+        let tree = self.base.with_file_name(format!("image-{image}"));
+        let archive = tree.with_extension("tar");
+        let (tree_arg, archive_arg) = (tree.to_str().unwrap(), archive.to_str().unwrap());
+        if !archive.exists() {
+            fs::create_dir_all(&tree).unwrap();
+            images::fill(image, &tree);
+            run("tar", ["-C", tree_arg, "-cf", archive_arg, "."]);
         }
-        let busybox = PathBuf::from("/usr/bin/busybox");
-        let busybox = if busybox.exists() {
-            busybox
-        } else {
-            "/bin/busybox".into()
-        };
-        fs::copy(&busybox, tree.join("bin/busybox")).unwrap();
-        for applet in run(&busybox, ["--list"])
-            .lines()
-            .filter(|name| *name != "busybox")
-        {
-            symlink("busybox", tree.join("bin").join(applet)).unwrap();
-        }
-        let archive = self.base.join("image.tar");
-        let (tree, archive) = (tree.to_str().unwrap(), archive.to_str().unwrap());
-        run("tar", ["-C", tree, "-cf", archive, "."]);
-        self.docker(&["import", archive, IMAGE]);
+        self.docker(&["import", archive_arg, image]);
     }
 
     /// The end of Docker's log, for a failure's message.
@@ -235,6 +259,23 @@ impl Drop for DockerHost {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// Makes one Swarm of the hosts of a cluster's nodes, of which all are managers.
+///
+/// # Panics
+/// If that does not work.
+pub fn make_swarm(cluster: &Cluster, hosts: &[DockerHost]) {
+    let ip = |index: usize| cluster.node(index).listen.split(':').next().unwrap().to_owned();
+    // Before Swarm asks what the nodes can.
+    hosts.iter().for_each(DockerHost::wait_primed);
+    hosts[0].docker(&["swarm", "init", "--advertise-addr", &ip(0)]);
+    let token = hosts[0].docker(&["swarm", "join-token", "-q", "manager"]);
+    let peer = format!("{}:2377", ip(0));
+    for (index, host) in hosts.iter().enumerate().skip(1) {
+        let place = ["swarm", "join", "--advertise-addr", &ip(index)];
+        host.docker(&[&place[..], &["--token", &token, &peer]].concat());
     }
 }
 

@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod corrupt;
 pub mod docker;
 pub mod hosts;
+pub mod images;
 pub mod janitor;
 pub mod load;
 pub mod meeting;

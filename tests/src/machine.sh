@@ -45,25 +45,15 @@ mkdir -p "$root/etc/systemd/system" "$root/var/lib/bramble" "$root/mnt/cluster"
 mount --bind "$dir/medium" "$root/var/lib/bramble"
 cp "$2" "$root/usr/bin/bramble"
 cp -r "$3"/* "$units"
-for target in sysinit basic multi-user network-online local-fs local-fs-pre shutdown umount final paths; do
-    printf '[Unit]\nDefaultDependencies=no\n' >"$units/$target.target"
+# The order of boot and shutdown is Debian's own: at shutdown it is what keeps systemd from unmounting the tree, as it does with
+# all mounts, before what comes after local-fs.target has ended.
+for unit in sysinit basic multi-user network-online local-fs local-fs-pre shutdown umount final paths exit; do
+    cp "/usr/lib/systemd/system/$unit.target" "$units"
 done
-cat >"$units/exit.target" <<UNIT
-[Unit]
-DefaultDependencies=no
-Requires=systemd-exit.service
-After=systemd-exit.service
-UNIT
-cat >"$units/systemd-exit.service" <<UNIT
-[Unit]
-DefaultDependencies=no
-Requires=shutdown.target umount.target final.target
-After=shutdown.target umount.target final.target
-SuccessAction=exit-force
-[Service]
-Type=oneshot
-ExecStart=/bin/true
-UNIT
+cp /usr/lib/systemd/system/systemd-exit.service "$units"
+# There is no journal: what services print goes where it is seen from outside.
+mkdir "$units/service.d"
+printf '[Service]\nStandardOutput=append:/var/lib/bramble/log\nStandardError=inherit\n' >"$units/service.d/log.conf"
 # In Docker's place: looks for the tree when it starts, and uses it to its end.
 cat >"$units/docker.service" <<UNIT
 [Service]
@@ -73,8 +63,9 @@ UNIT
 cat >"$units/boot.target" <<UNIT
 [Unit]
 DefaultDependencies=no
+Requires=basic.target
 Wants=bramble.service docker.service
-After=bramble.service docker.service
+After=basic.target bramble.service docker.service
 UNIT
 mkdir "$root/run/old"
 cd "$root"

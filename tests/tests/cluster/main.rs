@@ -24,6 +24,7 @@ mod membership;
 mod package;
 mod programs;
 mod quick_start;
+mod stacks;
 mod suites;
 mod units;
 mod vip;
