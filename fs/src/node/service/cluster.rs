@@ -11,6 +11,7 @@ use bramble_proto::{
     RemoveNodeRequest, RemoveNodeResponse, SwarmLookRequest, SwarmLookResponse, SwarmRemoveRequest,
     SwarmRemoveResponse,
 };
+use openraft::async_runtime::watch::WatchReceiver;
 use raftstore::kv::KvError;
 use raftstore::meta::{MetaError, MetaStore, NodeInfo, Op, PLACEMENT_GROUPS, Reply};
 use tonic::transport::Channel;
@@ -168,11 +169,13 @@ impl ClusterService {
     /// enough without it and have all that it had.
     async fn may_replace(&self, old: &NodeInfo) -> Result<(), WireError> {
         let liveness = self.duties.liveness();
-        if liveness.is_live(old.id) {
+        // This node, which leads, may not have heard of itself yet.
+        let is_here = self.raft.metrics().borrow_watched().id == old.id;
+        if !is_here && liveness.is_live(old.id) {
             // It may have died a moment ago.
             tokio::time::sleep(SILENT_AFTER).await;
         }
-        if liveness.is_live(old.id) {
+        if is_here || liveness.is_live(old.id) {
             return Err(WireError::Refused(format!(
                 "the name {} is in use by a node that is running at {}: choose another with --name",
                 old.name, old.listen
