@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::cluster::Cluster;
 use crate::images;
 use crate::janitor::Janitor;
-use crate::run::{describe, run, try_run, try_sh};
+use crate::run::{describe, run, sh, try_run, try_sh};
 use crate::wait_for;
 
 /// The image that hosts have from the start.
@@ -52,6 +52,17 @@ impl DockerHost {
     /// If it does not come up within a minute.
     #[must_use]
     pub fn start(cluster: &Cluster, index: usize) -> Self {
+        let host = Self::boot(cluster, index);
+        host.import(IMAGE);
+        host
+    }
+
+    /// Starts Docker on the host of a cluster's node, with what it had before.
+    ///
+    /// # Panics
+    /// If it does not come up within a minute.
+    #[must_use]
+    pub fn boot(cluster: &Cluster, index: usize) -> Self {
         let node = cluster.node(index);
         let base = node.mount.parent().unwrap().to_owned();
         let netns = node.netns.as_deref().expect("hosts have networks of their own");
@@ -74,8 +85,12 @@ impl DockerHost {
         wait_for("Docker to answer", Duration::from_secs(60), || {
             host.try_docker(&["version"]).status.success().then_some(())
         });
-        host.import(IMAGE);
         host
+    }
+
+    /// Forgets what a machine's `/run` held, as a power cut does; neither Docker nor the node may run.
+    pub fn clear_run(&self) {
+        sh(&self.base.join("run"), "rm -rf -- *");
     }
 
     /// Runs `docker` for this host.

@@ -64,6 +64,7 @@ fn the_package_installs_upgrades_and_goes_without_touching_the_store() {
         "./usr/share/fish/vendor_completions.d/bramble.fish",
         "./etc/bramble/environment",
         "./usr/share/doc/bramble/copyright",
+        "./usr/share/doc/bramble/stacks/zabbix.yml",
     ] {
         assert!(
             list.lines().any(|line| line.ends_with(path)),

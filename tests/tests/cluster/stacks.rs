@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bramble_tests::docker::{DockerHost, IMAGE, fetch, make_swarm};
 use bramble_tests::images::MARIADB;
 use bramble_tests::run::describe;
-use bramble_tests::{Cluster, Options, Own, Seed, wait_for};
+use bramble_tests::{Cluster, Options, Own, Seed, brief_or_full, wait_for};
 use rand::Rng as _;
 use serde_json::Value;
 
@@ -43,8 +43,8 @@ struct Shop {
 }
 
 impl Shop {
-    /// Asks the application on a node.
-    fn open(cluster: &Cluster, index: usize) -> Self {
+    /// Asks the application on a node; the orders are numbered from `first` on.
+    fn open(cluster: &Cluster, index: usize, first: u32) -> Self {
         let node = cluster.node(index);
         let ip = node.listen.split(':').next().unwrap();
         let (url, netns) = (format!("http://{ip}:8081/cgi-bin"), node.netns.clone().unwrap());
@@ -55,7 +55,7 @@ impl Shop {
             let (confirmed, closed) = (confirmed.clone(), closed.clone());
             move || {
                 // A number is used once: whether it was written when nothing was confirmed, nobody knows.
-                for n in 1.. {
+                for n in first.. {
                     if closed.load(Ordering::Relaxed) {
                         return;
                     }
@@ -204,7 +204,7 @@ fn services_come_up_on_another_node_with_their_data() {
         "{why}"
     );
 
-    let shop = Shop::open(&cluster, others[0]);
+    let shop = Shop::open(&cluster, others[0], 1);
     shop.wait_orders(20);
     let database = hosts[first].docker(&[
         "ps",
@@ -298,6 +298,65 @@ fn services_come_up_on_another_node_with_their_data() {
         let seen = hosts[second].try_docker(&["volume", "inspect", "web"]);
         seen.status.success().then_some(())
     });
+
+    // The node that died comes back, and then all lose their power.
+    let mut hosts = hosts;
+    hosts[first].clear_run();
+    cluster.start(first);
+    cluster.node(first).wait_healthy();
+    hosts[first] = DockerHost::boot(&cluster, first);
+    for round in 0..brief_or_full(1, 20) {
+        let shop = Shop::open(&cluster, others[0], (round + 1) * 10_000);
+        shop.wait_orders(5);
+        hosts = blackout(&cluster, hosts, &mut seed);
+        let booted = Instant::now();
+        let before = shop.orders();
+        shop.wait_orders(before + 5);
+        wait_for("the service to answer after a blackout", PATIENCE, || {
+            (0..3).find_map(|at| page(at, "rows").filter(|rows| rows.trim_end() == written))
+        });
+        eprintln!(
+            "blackout {round}: all services were back {:.1} s after the last Docker",
+            booted.elapsed().as_secs_f64()
+        );
+        shop.close();
+    }
+    let starts = fs::read_to_string(volume.join("starts")).unwrap();
+    assert!(
+        starts.starts_with("installed\nfound\nfound\n") && starts.matches("installed").count() == 1,
+        "{starts}"
+    );
+}
+
+/// All hosts lose their power at once, and boot in random order: the nodes, and Docker once its node is ready, as the
+/// drop-in for Docker has it.
+fn blackout(cluster: &Cluster, hosts: Vec<DockerHost>, seed: &mut Seed) -> Vec<DockerHost> {
+    std::thread::scope(|scope| {
+        for (host, node) in hosts.iter().zip(cluster.nodes()) {
+            scope.spawn(|| host.kill9());
+            scope.spawn(|| node.kill9());
+        }
+    });
+    hosts.iter().for_each(DockerHost::clear_run);
+    drop(hosts);
+    let delays: Vec<_> = (0..3)
+        .map(|_| Duration::from_millis(seed.random_range(0..4000)))
+        .collect();
+    std::thread::scope(|scope| {
+        let boots: Vec<_> = delays
+            .iter()
+            .enumerate()
+            .map(|(index, delay)| {
+                scope.spawn(move || {
+                    std::thread::sleep(*delay);
+                    cluster.start(index);
+                    let _ = cluster.node(index).cli_ok(&["wait"]);
+                    DockerHost::boot(cluster, index)
+                })
+            })
+            .collect();
+        boots.into_iter().map(|boot| boot.join().unwrap()).collect()
+    })
 }
 
 /// What an example stack is to come to: services, with the targets and sources of their mounts (`volume:NAME` or a path).
