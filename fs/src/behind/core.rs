@@ -206,6 +206,9 @@ impl Core {
 
     /// Answers those whose changes are committed; how many.
     pub(super) fn settle(&mut self) -> usize {
+        if self.requests.iter().next().is_some() {
+            self.pending.forget_settled();
+        }
         self.requests.settle(&self.pending)
     }
 

@@ -124,9 +124,7 @@ impl Shared {
 
     /// Answers those who have what they asked for without a batch.
     fn settle(&self) {
-        let mut core = self.core();
-        core.pending.forget_idle();
-        core.settle();
+        self.core().settle();
     }
 
     /// Puts the files' bytes into chunks. `None` if that cannot be done: they are lost then.

@@ -91,9 +91,8 @@ pub(super) struct Pending {
     taken: usize,
     /// The files that are being stored: what is written to them goes on top of that, so it must come after it.
     held: BTreeSet<Ino>,
-    /// Batches so far, and those of them that are on their way.
+    /// Batches so far.
     batches: u64,
-    under_way: u32,
     /// What projects have more once all of it is committed, at most.
     projects: BTreeMap<ProjectId, Usage>,
     /// Of the newest change.
@@ -113,7 +112,6 @@ impl Pending {
             taken: 0,
             held: BTreeSet::new(),
             batches: 0,
-            under_way: 0,
             projects: BTreeMap::new(),
             number: 0,
             committed: 0,
@@ -185,7 +183,7 @@ impl Pending {
 
     /// Whether all changes up to `number` are committed, but for bytes of other files than `files`.
     pub(super) fn is_settled(&self, files: &Files, number: u64) -> bool {
-        let later = |file: &DirtyFile| file.oldest_number() > number;
+        let later = |file: &DirtyFile| file.is_clean() || file.oldest_number() > number;
         let queue = self.queue.front().is_none_or(|queued| queued.number > number);
         queue
             && match files {
@@ -427,17 +425,19 @@ impl Pending {
         }))
     }
 
-    /// If nothing is pending, changes of bytes that were not needed any more were changes, too.
-    pub(super) fn forget_idle(&mut self) {
-        if self.under_way == 0 && self.queue.is_empty() && self.dirty.is_empty() {
-            self.forget_overlay(self.number);
+    /// Forgets what the committed state shows by now, before who waits for that is told: also changes of bytes that nobody needed
+    /// any more.
+    pub(super) fn forget_settled(&mut self) {
+        let next = self.queue.front().map(|queued| queued.number);
+        let upto = next.map_or(self.number, |next| next.saturating_sub(1));
+        if upto > self.committed {
+            self.forget_overlay(upto);
         }
     }
 
     /// These many more changes are on their way.
     fn begin_batch(&mut self, items: usize) {
         self.batches += 1;
-        self.under_way += 1;
         self.taken += items;
     }
 
@@ -497,7 +497,6 @@ impl Pending {
     /// What was to be stored cannot be: its bytes are forgotten.
     pub(super) fn lost(&mut self, large: u64) {
         self.held.clear();
-        self.under_way = self.under_way.saturating_sub(1);
         self.end_flush(large);
     }
 
@@ -531,7 +530,6 @@ impl Pending {
             self.taken = self.taken.saturating_sub(1);
         }
         for batch in batches {
-            self.under_way = self.under_way.saturating_sub(1);
             self.end_flush(*batch);
         }
         self.forget_overlay(upto);
@@ -540,8 +538,9 @@ impl Pending {
     /// Everything up to this number is committed, or not needed any more.
     fn forget_overlay(&mut self, upto: u64) {
         let dirty = &self.dirty;
-        self.overlay.committed(upto, |ino| dirty.contains_key(&ino));
-        self.committed = upto;
+        self.committed = self.committed.max(upto);
+        self.overlay
+            .committed(self.committed, |ino| dirty.contains_key(&ino));
     }
 
     /// Forgets the bytes that this batch had.
@@ -576,7 +575,6 @@ impl Pending {
         self.flushing_bytes = 0;
         self.taken = 0;
         self.held.clear();
-        self.under_way = 0;
         self.projects.clear();
         self.overlay.clear();
         self.committed = self.number;
