@@ -10,7 +10,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Options, Own};
 use crate::images;
 use crate::janitor::Janitor;
 use crate::run::{describe, run, sh, try_run, try_sh};
@@ -18,6 +18,17 @@ use crate::wait_for;
 
 /// The image that hosts have from the start.
 pub const IMAGE: &str = images::BUSYBOX;
+
+/// A cluster whose nodes have hosts that Docker can run on.
+pub fn cluster(test: &str, nodes: usize) -> Own {
+    let options = Options {
+        nodes,
+        namespaces: true,
+        docker: true,
+        ..Options::default()
+    };
+    Cluster::own(test, options)
+}
 
 /// Docker on the host of one node; killed when it is dropped.
 pub struct DockerHost {

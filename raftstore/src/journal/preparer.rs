@@ -65,12 +65,7 @@ pub(super) fn run(shared: &Shared) {
                 };
                 shared.work.notify_all();
                 if core.failure.is_none() {
-                    drop(
-                        shared
-                            .prepare
-                            .wait_timeout(core, RETRY)
-                            .unwrap_or_else(PoisonError::into_inner),
-                    );
+                    retry_later(shared, core);
                 }
             }
             Err(error) => return shared.poison(format!("{what}: {error}")),
@@ -110,6 +105,12 @@ fn next_task(shared: &Shared) -> Option<Task> {
             return Some(Task::CreateAhead { slot, generation });
         }
     }
+}
+
+/// Waits before another attempt, or for something to do.
+fn retry_later(shared: &Shared, core: MutexGuard<'_, Core>) {
+    let waited = shared.prepare.wait_timeout(core, RETRY);
+    drop(waited.unwrap_or_else(PoisonError::into_inner));
 }
 
 /// Waits for `quiet`, or for something to do; true if nothing was appended meanwhile.
@@ -153,13 +154,7 @@ fn create(shared: &Shared, slot: u32, generation: u64, pause: &dyn Fn()) -> io::
 fn create_ahead(shared: &Shared, slot: u32, generation: u64) -> io::Result<Option<Arc<Life>>> {
     let space = shared.workshop.disk.space(&shared.workshop.dir)?;
     if space.available_bytes < space.capacity_bytes / AHEAD_FREE_PART {
-        let core = shared.lock();
-        drop(
-            shared
-                .prepare
-                .wait_timeout(core, RETRY)
-                .unwrap_or_else(PoisonError::into_inner),
-        );
+        retry_later(shared, shared.lock());
         return Ok(None);
     }
     let seen = Cell::new(shared.lock().next_ticket);

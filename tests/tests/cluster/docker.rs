@@ -5,20 +5,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use bramble_tests::docker::{DockerHost, IMAGE};
+use bramble_tests::docker::{DockerHost, IMAGE, cluster};
 use bramble_tests::run::describe;
-use bramble_tests::{Cluster, Options, Own, wait_for};
+use bramble_tests::wait_for;
 use serde_json::Value;
-
-fn cluster(test: &str, nodes: usize) -> Own {
-    let options = Options {
-        nodes,
-        namespaces: true,
-        docker: true,
-        ..Options::default()
-    };
-    Cluster::own(test, options)
-}
 
 fn inspect(host: &DockerHost, volume: &str) -> Value {
     let text = host.docker(&["volume", "inspect", volume]);

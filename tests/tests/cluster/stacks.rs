@@ -9,24 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bramble_tests::docker::{DockerHost, IMAGE, fetch, make_swarm};
+use bramble_tests::docker::{DockerHost, IMAGE, cluster, fetch, make_swarm};
 use bramble_tests::images::MARIADB;
 use bramble_tests::run::describe;
-use bramble_tests::{Cluster, Options, Own, Seed, brief_or_full, wait_for};
+use bramble_tests::{Cluster, Seed, brief_or_full, wait_for};
 use rand::Rng as _;
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(120);
-
-fn cluster(test: &str, nodes: usize) -> Own {
-    let options = Options {
-        nodes,
-        namespaces: true,
-        docker: true,
-        ..Options::default()
-    };
-    Cluster::own(test, options)
-}
 
 fn inspect(host: &DockerHost, kind: &str, name: &str) -> Value {
     let text = host.docker(&[kind, "inspect", name]);
