@@ -75,6 +75,9 @@ pub trait DiskFile: Send + Sync + 'static {
     /// is long in the making, so that its one sync at the end does not keep everyone else waiting. An error is as final as one
     /// of [`DiskFile::sync_data`], which will not tell it again.
     fn write_back(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Has room found for the file's first `bytes` bytes, in one piece if there is one, ahead of writing them; its length stays. A
+    /// hint: there may be no room, or no such call. [`DiskFile::set_len`] gives back what is beyond the length.
+    fn reserve(&self, _bytes: u64) {}
     /// True if the file holds no bytes.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)

@@ -7,6 +7,8 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::fs::FallocateFlags;
+
 use super::{Disk, DiskFile, Open, Space};
 
 /// The machine's filesystem.
@@ -140,5 +142,10 @@ impl DiskFile for RealFile {
         } else {
             Err(io::Error::last_os_error())
         }
+    }
+
+    fn reserve(&self, bytes: u64) {
+        // Without it the filesystem finds room as it goes.
+        let _ = rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, 0, bytes);
     }
 }

@@ -60,6 +60,21 @@ fn conforms(disk: &dyn Disk, dir: &Path) {
 }
 
 #[test]
+fn room_that_was_reserved_is_given_back() {
+    use std::os::unix::fs::MetadataExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("f");
+    let file = RealDisk.open(&path, Open::New).unwrap();
+    file.reserve(1 << 20);
+    assert_eq!(file.len().unwrap(), 0, "its length stays");
+    file.write_all_at(&[7; 4096], 0).unwrap();
+    file.set_len(4096).unwrap();
+    let held_bytes = std::fs::metadata(&path).unwrap().blocks() * 512;
+    assert!(held_bytes < 1 << 20, "{held_bytes} bytes are held for 4096");
+}
+
+#[test]
 fn real_disk_conforms() {
     let dir = tempfile::tempdir().unwrap();
     conforms(&RealDisk, dir.path());

@@ -4,6 +4,7 @@ mod basics;
 mod crash;
 mod damage;
 mod limits;
+mod sharing;
 
 use std::path::PathBuf;
 
