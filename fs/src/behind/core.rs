@@ -14,6 +14,7 @@ use super::footprint::{self, Way};
 use super::leases::LeaseCache;
 use super::pending::Pending;
 use super::requests::Requests;
+use super::room::Room;
 use crate::backend::{BackendError, Moment};
 use crate::lease::{HolderStatus, Lease, LeaseLink, LeaseMode, ToLeader};
 
@@ -63,6 +64,7 @@ pub(super) struct Wish<'a> {
 
 pub(super) struct Core {
     pub(super) options: BehindOptions,
+    pub(super) room: Room,
     pub(super) session: Option<SessionId>,
     link: Option<LeaseLink>,
     /// Leases may be used until then, on the monotonic clock.
@@ -90,6 +92,7 @@ impl Core {
     pub(super) fn new(base: &Reader, options: BehindOptions) -> Self {
         let pending = Pending::new(base);
         Self {
+            room: Room::least(&options),
             options,
             session: None,
             link: None,
@@ -289,7 +292,7 @@ impl Core {
         if footprint.way == Way::Through {
             return Ok(self.gate(session, inodes));
         }
-        if !self.has_room(wish.payload.len()) {
+        if !self.has_room(wish) {
             return Ok(Attempt::Wait);
         }
         if let Some(attempt) = self.check_quota(wish)? {
@@ -326,11 +329,26 @@ impl Core {
     }
 
     /// One write always fits if nothing else is pending.
-    fn has_room(&self, payload_bytes: usize) -> bool {
-        let dirty = self.pending.dirty_bytes();
-        let fits = dirty == 0 || dirty + payload_bytes <= self.options.dirty_bytes_max;
-        fits && self.pending.queued() < self.options.queued_max
-            && self.pending.queue_bytes() < self.options.queue_bytes_max
+    fn has_room(&self, wish: &Wish<'_>) -> bool {
+        let fits = |waiting, bytes_max| waiting == 0 || waiting + wish.payload.len() <= bytes_max;
+        // What is stored at a time has all that waits in a file.
+        let file_fits = match wish.op {
+            Op::Write { ino, .. } => fits(
+                self.pending.active_bytes_of(*ino),
+                self.room.large_bytes(&self.options),
+            ),
+            _ => true,
+        };
+        file_fits
+            && fits(self.pending.dirty_bytes(), self.room.dirty_bytes)
+            && self.pending.queued() < self.options.queued_max
+            && self.pending.queue_bytes() < self.room.queue_bytes
+    }
+
+    /// The process takes so much memory by now.
+    pub(super) fn fit_into(&mut self, resident_bytes: u64) {
+        let waiting_bytes = self.pending.dirty_bytes() + self.pending.queue_bytes();
+        self.room = Room::in_process(&self.options, resident_bytes, waiting_bytes);
     }
 
     /// Does it here.
@@ -389,7 +407,7 @@ impl Core {
         let options = &self.options;
         self.pending.active_bytes() >= options.background_bytes
             || self.pending.untaken() >= options.queued_max / 2
-            || self.pending.queue_bytes() >= options.queue_bytes_max / 2
+            || self.pending.queue_bytes() >= self.room.queue_bytes / 2
             || self
                 .pending
                 .since()

@@ -13,7 +13,7 @@ use super::pending::{Batch, FileFlush, Large};
 use super::plan::{Lanes, Plan, Stored};
 use crate::backend::{BackendError, ChunkGuard};
 
-/// Between two looks at the age of what is pending.
+/// Between two looks at the age of what is pending, and at the memory that the process takes.
 const TICK: Duration = Duration::from_millis(500);
 /// Pieces of one flush op.
 const PIECES_MAX: usize = 4096;
@@ -55,8 +55,24 @@ async fn task<T>(handle: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::J
 }
 
 impl LeasedBackend {
-    /// Pushes changes for as long as the node lives. Ends only if that cannot be done any more: the node must leave.
-    pub async fn run(self: Arc<Self>) {
+    /// Pushes changes for as long as the node lives, and lets as many wait as suits a process of `resident_bytes`. Ends only if
+    /// they cannot be pushed any more: the node must leave.
+    pub async fn run(self: Arc<Self>, resident_bytes: fn() -> u64) {
+        tokio::select! {
+            () = self.push() => {}
+            () = self.keep_room(resident_bytes) => {}
+        }
+    }
+
+    /// Never ends.
+    async fn keep_room(&self, resident_bytes: fn() -> u64) {
+        loop {
+            self.shared().core().fit_into(resident_bytes());
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    async fn push(&self) {
         let shared = self.shared();
         let mut was_valid = false;
         loop {

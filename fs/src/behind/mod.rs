@@ -22,6 +22,7 @@ mod plan;
 mod quota;
 mod recall;
 mod requests;
+mod room;
 
 use async_trait::async_trait;
 use raftstore::meta::{Event, Ino};

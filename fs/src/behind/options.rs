@@ -18,14 +18,22 @@ const OVERWRITTEN_PARTS: u32 = 2;
 /// Bounds of write-behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BehindOptions {
-    /// Written bytes that may wait; writers wait when there are more.
+    /// Written bytes that may always wait.
+    pub dirty_bytes_min: usize,
+    /// Written bytes that may wait while memory allows; writers wait when there are more.
     pub dirty_bytes_max: usize,
+    /// Bytes of files that are stored as chunks at a time, and that may gather in one file meanwhile.
+    pub large_bytes_max: usize,
     /// From so many on they are pushed without being asked for.
     pub background_bytes: usize,
     /// Changes that may wait in the queue.
     pub queued_max: usize,
-    /// Memory for the queue, and for what it makes of the state.
+    /// Memory that there always is for the queue, and for what it makes of the state.
+    pub queue_bytes_min: usize,
+    /// Memory for them while there is enough.
     pub queue_bytes_max: usize,
+    /// Memory of the process beyond which no more than the least may wait.
+    pub memory_bytes_aim: usize,
     /// Nothing waits longer than this.
     pub age_max: Duration,
     /// Bytes of a batch that ride in the log; with more, they go to chunks.
@@ -43,10 +51,14 @@ pub struct BehindOptions {
 impl Default for BehindOptions {
     fn default() -> Self {
         Self {
-            dirty_bytes_max: 4 << 20,
+            dirty_bytes_min: 4 << 20,
+            dirty_bytes_max: 12 << 20,
+            large_bytes_max: 4 << 20,
             background_bytes: 3 << 19,
             queued_max: 8192,
-            queue_bytes_max: 4 << 20,
+            queue_bytes_min: 4 << 20,
+            queue_bytes_max: 8 << 20,
+            memory_bytes_aim: 80 << 20,
             age_max: Duration::from_secs(5),
             inline_bytes_max: 256 << 10,
             chunk_bytes_max: 1 << 20,
@@ -64,7 +76,7 @@ impl BehindOptions {
         let options = Self::default();
         let bytes_in = |time| usize::try_from(medium.bytes_in(time)).unwrap_or(usize::MAX);
         // While one batch is on its way, there is room for the next.
-        let batch_bytes_max = options.dirty_bytes_max / 2;
+        let batch_bytes_max = options.dirty_bytes_min / 2;
         Self {
             background_bytes: bytes_in(BATCH_TIME).clamp(BATCH_BYTES_MIN, batch_bytes_max),
             // In the log, what lives on is written twice; in a chunk, it costs one more sync.
@@ -87,7 +99,7 @@ mod tests {
                 sync_latency,
                 write_bytes_per_s,
             });
-            assert!(options.background_bytes * 2 <= options.dirty_bytes_max);
+            assert!(options.background_bytes * 2 <= options.dirty_bytes_min);
             (options.background_bytes >> 10, options.inline_bytes_max >> 10)
         };
         // A stick: syncs are dear. A card: bytes are.

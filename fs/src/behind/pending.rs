@@ -21,8 +21,6 @@ const BATCH_BYTES_MAX: usize = 512 << 10;
 const ITEM_BYTES: usize = 64;
 /// Files in one batch.
 const FILES_MAX: usize = 1024;
-/// A batch with so many bytes of files takes no more files.
-const WRITTEN_BYTES_MAX: usize = 2 << 20;
 /// Longest run of bytes in one piece: what fits into a chunk.
 const RUN_BYTES_MAX: usize = 1 << 20;
 /// What a queued change costs beside its own bytes, an estimate.
@@ -145,6 +143,11 @@ impl Pending {
     /// Memory for the files' bytes that are not on their way, an estimate.
     pub(super) fn active_bytes(&self) -> usize {
         self.dirty_bytes.saturating_sub(self.flushing_bytes)
+    }
+
+    /// Of one file.
+    pub(super) fn active_bytes_of(&self, ino: Ino) -> usize {
+        self.dirty.get(&ino).map_or(0, DirtyFile::active_cost_bytes)
     }
 
     /// Changes in the queue.
@@ -365,11 +368,15 @@ impl Pending {
         active.map(|(ino, _)| *ino).collect()
     }
 
-    /// Bytes of `files` that are to be stored first, as many as fit; `None` if there are none. There is one such batch at a
-    /// time: until [`Pending::ride`] or [`Pending::lost`], its files are held.
-    pub(super) fn take_large(&mut self, files: impl Iterator<Item = Ino>) -> Result<Option<Large>, KvError> {
+    /// Bytes of `files` that are to be stored first, at most `bytes_max` unless one file alone has more; `None` if there are
+    /// none. There is one such batch at a time: until [`Pending::ride`] or [`Pending::lost`], its files are held.
+    pub(super) fn take_large(
+        &mut self,
+        files: impl Iterator<Item = Ino>,
+        bytes_max: usize,
+    ) -> Result<Option<Large>, KvError> {
         let number = self.batches + 1;
-        let files = self.take_files(files, number)?;
+        let files = self.take_files(files, number, bytes_max)?;
         if files.is_empty() {
             return Ok(None);
         }
@@ -411,7 +418,7 @@ impl Pending {
                 complete: false,
             }));
         }
-        let files = self.take_files(files, number)?;
+        let files = self.take_files(files, number, usize::MAX)?;
         if items.is_empty() && files.is_empty() && !ride {
             return Ok(None);
         }
@@ -446,17 +453,19 @@ impl Pending {
         &mut self,
         files: impl Iterator<Item = Ino>,
         batch: u64,
+        bytes_max: usize,
     ) -> Result<Vec<FileFlush>, KvError> {
-        let (mut flushes, mut written) = (Vec::new(), 0);
+        let (mut flushes, mut bytes) = (Vec::new(), 0);
         for ino in files {
-            if flushes.len() >= FILES_MAX || written >= WRITTEN_BYTES_MAX {
+            let more = bytes + self.active_bytes_of(ino);
+            if flushes.len() >= FILES_MAX || (more > bytes_max && !flushes.is_empty()) {
                 break;
             }
             if self.held.contains(&ino) {
                 continue;
             }
             if let Some(flush) = self.take_file(ino, batch)? {
-                written += flush.runs.iter().map(|(_, run)| run.len()).sum::<usize>();
+                bytes = more;
                 flushes.push(flush);
             }
         }

@@ -74,7 +74,8 @@ impl Core {
         }
         let on_its_way = lanes.storing || lanes.ready.is_some();
         let wanted = self.wanted(on_its_way);
-        if !on_its_way && let Some(large) = self.pending.take_large(wanted.large.into_iter())? {
+        let large_bytes = self.room.large_bytes(&self.options);
+        if !on_its_way && let Some(large) = self.pending.take_large(wanted.large.into_iter(), large_bytes)? {
             self.took(large.files.iter().map(|file| file.ino));
             return Ok(Plan::Store(session, large));
         }

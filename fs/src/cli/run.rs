@@ -25,6 +25,7 @@ use crate::node::config::OnQuorumLoss;
 use crate::node::housekeeping;
 use crate::node::inspect::Inspector;
 use crate::node::mountpoint;
+use crate::node::process::memory_resident_bytes;
 use crate::node::running::{Running, Surroundings, Trouble};
 use crate::node::service::meta::OpenFiles;
 use crate::node::session::SessionState;
@@ -323,7 +324,7 @@ async fn mount_tree(node: &Running, mount: &Path, plugin: PluginSocket) -> Resul
     backend.set_upper(upper);
     node.meta().observe(Arc::clone(&backend) as Arc<dyn Observer>);
     node.meta().observe(Arc::clone(&vfs) as Arc<dyn Observer>);
-    let flusher = tokio::spawn(Arc::clone(&backend).run());
+    let flusher = tokio::spawn(Arc::clone(&backend).run(memory_resident_bytes));
     node.lease_holder().set(behind::holder(&backend));
     node.open_files()
         .set(Arc::new(MountedFiles(Arc::clone(vfs.open_inodes()))));

@@ -136,7 +136,7 @@ fn leased_node(
     backend.set_upper(weak);
     store.observe(backend.clone());
     store.observe(vfs.clone());
-    tokio::spawn(backend.clone().run());
+    tokio::spawn(backend.clone().run(|| 0));
     let holder = behind::holder(&backend);
     leader.connect(session, holder.clone());
     let (leader, sessions) = (leader.clone(), inner.clone());
