@@ -115,9 +115,8 @@ fn limit_arenas() {
 }
 
 fn start_log() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BRAMBLE_LOG").unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("info,openraft=error,fjall=warn,lsm_tree=warn")
-    });
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BRAMBLE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,openraft=error,lsm_tree=warn"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

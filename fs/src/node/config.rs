@@ -12,7 +12,7 @@ use super::store::Layout;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum EngineChoice {
-    /// fjall: small memory, few bytes written.
+    /// fjall's tree: small memory, few bytes written.
     #[default]
     Fjall,
     /// sled.

@@ -10,7 +10,7 @@ thread_local! {
 
 /// Names of threads that the engine libraries start themselves begin so. A panic there poisons the engine, and the
 /// next call to it fails.
-const ENGINE_THREADS: [&str; 2] = ["fjall:", "sled-"];
+const ENGINE_THREADS: [&str; 1] = ["sled-"];
 
 /// Whether a panic of the present thread is dealt with: it comes from an engine library, and the engine's caller
 /// gets an error.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use bytes::Bytes;
 use rpds::RedBlackTreeMapSync;
 
-use super::{Batch, Engine, KeyRange, KvError, Pair, Read, Scan, is_empty_range};
+use super::{Batch, Engine, KeyRange, KvError, Pair, Read, Scan, is_empty_range, written};
 use crate::disk::{Disk, Open};
 
 type Map = RedBlackTreeMapSync<Bytes, Bytes>;
@@ -95,6 +95,7 @@ impl Read for MemoryEngine {
 
 impl Engine for MemoryEngine {
     fn write(&self, batch: Batch) -> Result<(), KvError> {
+        written::count(&batch);
         let mut newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
         for (key, value) in batch.changes {
             match value {

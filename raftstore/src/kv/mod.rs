@@ -109,7 +109,7 @@ pub fn open(
     on_failure: OnFailure,
 ) -> Result<Arc<dyn Engine>, KvError> {
     let engine: Arc<dyn Engine> = match kind {
-        EngineKind::Fjall => Arc::new(fjall::FjallEngine::open(&**disk, dir, options)?),
+        EngineKind::Fjall => Arc::new(fjall::FjallEngine::open(dir, options)?),
         EngineKind::Sled => Arc::new(sled::SledEngine::open(dir, options)?),
         EngineKind::Memory => Arc::new(MemoryEngine::open(disk, dir)?),
     };

@@ -13,7 +13,7 @@ use sled::{Db, IVec, Mode};
 use super::contain::contain;
 use super::old_values::{Hold, OldValues};
 use super::scan::rest_after;
-use super::{Batch, Engine, EngineOptions, KeyRange, KvError, Pair, Read, Scan, is_empty_range};
+use super::{Batch, Engine, EngineOptions, KeyRange, KvError, Pair, Read, Scan, is_empty_range, written};
 
 /// Pairs that a scan fetches at once, at most.
 const PAGE_PAIRS_MAX: usize = 128;
@@ -75,6 +75,7 @@ impl Read for SledEngine {
 
 impl Engine for SledEngine {
     fn write(&self, batch: Batch) -> Result<(), KvError> {
+        written::count(&batch);
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.old
             .begin(batch.changes.iter().map(|(key, _)| key), |key| get(&self.db, key))?;

@@ -259,9 +259,8 @@ async fn a_snapshot_resets_observers_and_repeats_are_still_known() {
 }
 
 /// What a crash leaves is a prefix that ends between two batches, and holds at least what was flushed. The crash is
-/// a copy of the files of a store in use; a power cut also tears what the engine has not synced, the tail of fjall's
-/// journal.
-fn a_crash_leaves_a_prefix(kind: EngineKind, tear: bool, seed: u64) {
+/// a copy of the files of a store in use, in the middle of a flush of fjall's tree if so asked.
+fn a_crash_leaves_a_prefix(kind: EngineKind, in_flush: bool, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let dir = test_dir();
     let (live, copy) = (dir.path().join("live"), dir.path().join("copy"));
@@ -291,9 +290,10 @@ fn a_crash_leaves_a_prefix(kind: EngineKind, tear: bool, seed: u64) {
             flushed = applied;
         }
         copy_files(&live, &copy);
-        let torn = tear && rng.random_ratio(2, 3) && tear_journal(&copy, &mut rng);
-        let what =
-            format!("{kind}, seed {seed}, round {round}, flushed {flushed} of {applied}, torn: {torn}");
+        if in_flush {
+            leave_half_a_flush(&copy, &mut rng);
+        }
+        let what = format!("{kind}, seed {seed}, round {round}, flushed {flushed} of {applied}");
         let reopened = open(kind, &copy);
         let found = usize::try_from(reopened.applied_state().index()).unwrap();
         assert!(found >= flushed && found <= applied, "{what}: found {found}");
@@ -345,24 +345,15 @@ fn list_files(dir: &Path) -> BTreeMap<std::path::PathBuf, u64> {
     files
 }
 
-/// Zeroes some pages, or all from one on, of the used part of fjall's journal.
-fn tear_journal(root: &Path, rng: &mut StdRng) -> bool {
-    let path = root.join("gen-1/0.jnl");
-    let mut bytes = std::fs::read(&path).unwrap();
-    let used = bytes
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |last| last + 1);
-    let pages = used.div_ceil(512);
-    if pages == 0 {
-        return false;
+/// What a power cut leaves of a flush that had not come to its end: a sorted file and a list of such files that nothing refers to,
+/// cut off anywhere.
+fn leave_half_a_flush(root: &Path, rng: &mut StdRng) {
+    for name in ["gen-1/tables/999999", "gen-1/v999999"] {
+        let mut bytes = vec![0; rng.random_range(0..20_000)];
+        rng.fill(&mut bytes[..]);
+        #[expect(clippy::disallowed_methods, reason = "the test stands in for the engine")]
+        std::fs::write(root.join(name), bytes).unwrap();
     }
-    let from = rng.random_range(0..pages);
-    let to = if rng.random() { pages } else { from + 1 };
-    bytes[from * 512..(to * 512).min(used)].fill(0);
-    #[expect(clippy::disallowed_methods, reason = "the test tears the engine's file")]
-    std::fs::write(path, bytes).unwrap();
-    true
 }
 
 #[test]
@@ -398,7 +389,7 @@ fn damage_found_by_a_read_is_remembered() {
         store.apply(&log.entries).unwrap();
         store.flush().unwrap();
     }
-    let tables = dir.path().join("gen-1/keyspaces/1/tables");
+    let tables = dir.path().join("gen-1/tables");
     for entry in std::fs::read_dir(&tables).unwrap() {
         let path = entry.unwrap().path();
         let mut bytes = std::fs::read(&path).unwrap();

@@ -1,0 +1,192 @@
+//! The tree of fjall 3 (crate `lsm-tree`): the default engine, a log-structured merge tree.
+//!
+//! It is used without fjall itself, which keeps a journal of its own. That would write each change a second time, and be synced at each
+//! flush while nothing can be changed, for nothing: what was flushed is in sorted files, and the rest is replayed from
+//! Raft's log. A flush begins between two batches, so a power cut never leaves half a batch.
+
+mod instants;
+mod workers;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use lsm_tree::config::{
+    BloomConstructionPolicy, CompressionPolicy, FilterPolicy, FilterPolicyEntry, PartitioningPolicy,
+    PinningPolicy, RestartIntervalPolicy,
+};
+use lsm_tree::{
+    AbstractTree, AnyTree, Cache, CompressionType, Config, DescriptorTable, Guard, SequenceNumberCounter,
+};
+
+use self::instants::{Instant, Instants};
+use self::workers::Workers;
+use super::contain::contain;
+use super::{Batch, Engine, EngineOptions, KeyRange, KvError, Read, Scan, is_empty_range};
+
+/// Sorted files that are kept open.
+const OPEN_FILES_MAX: usize = 64;
+
+/// A tree, with the threads that flush and merge it.
+pub(super) struct FjallEngine {
+    tree: AnyTree,
+    instants: Arc<Instants>,
+    workers: Workers,
+    cache: Arc<Cache>,
+    write_buffer_bytes_max: u64,
+    /// Held while a batch is written, and while the buffer is changed for a fresh one.
+    writing: Mutex<()>,
+}
+
+impl FjallEngine {
+    /// Opens or creates a tree in `dir`.
+    pub(super) fn open(dir: &Path, options: &EngineOptions) -> Result<Self, KvError> {
+        let numbers = SequenceNumberCounter::default();
+        let cache = Arc::new(Cache::with_capacity_bytes(options.cache_bytes_max));
+        let open = || config(dir, &numbers, &cache).open();
+        let tree = contain(open).map_err(KvError::Damaged)?.map_err(to_kv)?;
+        let next = tree.get_highest_seqno().map_or(0, |highest| highest + 1);
+        let instants = Arc::new(Instants::new(numbers, next));
+        Ok(Self {
+            workers: Workers::start(tree.clone(), Arc::clone(&instants))?,
+            tree,
+            instants,
+            cache,
+            write_buffer_bytes_max: options.write_buffer_bytes_max,
+            writing: Mutex::new(()),
+        })
+    }
+
+    /// The state after the last whole batch.
+    fn view(&self) -> FjallSnapshot {
+        FjallSnapshot {
+            instant: self.instants.newest(),
+            tree: self.tree.clone(),
+        }
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A tree like those that fjall makes, but for compression on all levels.
+fn config(dir: &Path, numbers: &SequenceNumberCounter, cache: &Arc<Cache>) -> Config {
+    let seldom_wrong = FilterPolicyEntry::Bloom(BloomConstructionPolicy::FalsePositiveRate(0.0001));
+    let small = FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0));
+    let in_parts = PartitioningPolicy::new([false, false, false, true]);
+    Config::new(dir, numbers.clone(), SequenceNumberCounter::default())
+        .use_cache(Arc::clone(cache))
+        .use_descriptor_table(Some(Arc::new(DescriptorTable::new(OPEN_FILES_MAX))))
+        .data_block_compression_policy(CompressionPolicy::all(CompressionType::Lz4))
+        .data_block_restart_interval_policy(RestartIntervalPolicy::new([10, 16]))
+        .filter_policy(FilterPolicy::new([seldom_wrong, small]))
+        .filter_block_pinning_policy(PinningPolicy::new([true, false]))
+        .index_block_pinning_policy(PinningPolicy::new([true, true, false]))
+        .filter_block_partitioning_policy(in_parts.clone())
+        .index_block_partitioning_policy(in_parts)
+}
+
+impl Read for FjallEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        self.view().get(key)
+    }
+
+    fn scan(&self, range: KeyRange, reverse: bool) -> Scan<'_> {
+        Arc::new(self.view()).scan_owned(range, reverse)
+    }
+
+    fn scan_owned(self: Arc<Self>, range: KeyRange, reverse: bool) -> Scan<'static> {
+        Arc::new(self.view()).scan_owned(range, reverse)
+    }
+}
+
+impl Engine for FjallEngine {
+    fn write(&self, batch: Batch) -> Result<(), KvError> {
+        self.workers.wait_for_room()?;
+        let _whole = self.writing();
+        let mut last = None;
+        // Each with a number of its own: of two changes to one key the later counts.
+        for (key, value) in batch.changes {
+            let number = self.instants.number();
+            match value {
+                Some(value) => self.tree.insert(key, value, number),
+                None => self.tree.remove(key, number),
+            };
+            last = Some(number);
+        }
+        if let Some(last) = last {
+            self.instants.publish(last);
+        }
+        if self.tree.active_memtable().size() > self.write_buffer_bytes_max {
+            self.tree.rotate_memtable();
+            self.workers.ask();
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Result<Arc<dyn Read>, KvError> {
+        Ok(Arc::new(self.view()))
+    }
+
+    fn flush(&self) -> Result<(), KvError> {
+        {
+            let _between_batches = self.writing();
+            self.tree.rotate_memtable();
+        }
+        self.workers.flush()
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let sealed = self.tree.sealed_memtable_count() as u64;
+        self.cache.size() + self.tree.active_memtable().size() + sealed * self.write_buffer_bytes_max
+    }
+}
+
+struct FjallSnapshot {
+    instant: Instant,
+    tree: AnyTree,
+}
+
+impl Read for FjallSnapshot {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, KvError> {
+        let value = self.tree.get(key, self.instant.at).map_err(to_kv)?;
+        Ok(value.map(Bytes::from))
+    }
+
+    fn scan(&self, range: KeyRange, reverse: bool) -> Scan<'_> {
+        pairs(&self.tree, &self.instant, range, reverse)
+    }
+
+    fn scan_owned(self: Arc<Self>, range: KeyRange, reverse: bool) -> Scan<'static> {
+        let pairs = pairs(&self.tree, &self.instant, range, reverse);
+        // The state is kept for as long as it is read.
+        Box::new(pairs.inspect(move |_| _ = &self))
+    }
+}
+
+fn pairs(tree: &AnyTree, instant: &Instant, range: KeyRange, reverse: bool) -> Scan<'static> {
+    if is_empty_range(&range) {
+        return Box::new(std::iter::empty());
+    }
+    let pairs = tree.range(range, instant.at, None);
+    let pair = |guard: lsm_tree::IterGuardImpl| {
+        let (key, value) = guard.into_inner().map_err(to_kv)?;
+        Ok((key.into(), value.into()))
+    };
+    if reverse {
+        Box::new(pairs.rev().map(pair))
+    } else {
+        Box::new(pairs.map(pair))
+    }
+}
+
+fn to_kv(error: lsm_tree::Error) -> KvError {
+    match error {
+        lsm_tree::Error::Io(error) => super::io_error(&error),
+        lsm_tree::Error::InvalidVersion(version) => KvError::Unsupported(format!(
+            "its files are of version {version} of fjall, or of its tree"
+        )),
+        other => KvError::Damaged(other.to_string()),
+    }
+}
