@@ -8,9 +8,9 @@ thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Names of threads that the engine libraries start themselves begin so. A panic there poisons the engine, and the
+/// Names of threads that engine libraries start themselves begin so. A panic there poisons the engine, and the
 /// next call to it fails.
-const ENGINE_THREADS: [&str; 1] = ["sled-"];
+const ENGINE_THREADS: &str = "sled-";
 
 /// Whether a panic of the present thread is dealt with: it comes from an engine library, and the engine's caller
 /// gets an error.
@@ -18,12 +18,7 @@ const ENGINE_THREADS: [&str; 1] = ["sled-"];
 pub fn panic_is_contained() -> bool {
     let thread = std::thread::current();
     let name = thread.name().unwrap_or_default();
-    DEPTH.get() > 0 || is_engine_thread(name)
-}
-
-/// Whether a thread of this name was started by an engine library.
-pub(super) fn is_engine_thread(name: &str) -> bool {
-    ENGINE_THREADS.iter().any(|prefix| name.starts_with(prefix))
+    DEPTH.get() > 0 || name.starts_with(ENGINE_THREADS)
 }
 
 /// Makes every panic end the process, as a defect should, except those that [`panic_is_contained`] speaks of.

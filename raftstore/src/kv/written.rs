@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Batch;
-use super::contain::is_engine_thread;
 
 /// Of all engines of this process, since each may be replaced by a snapshot's.
 static COUNTED_BYTES: AtomicU64 = AtomicU64::new(0);
@@ -38,23 +37,11 @@ fn handed_over(thread: &Path) -> u64 {
 }
 
 /// Bytes that the engines of this process have written since it started: what goes to logs of their own, and what is handed to
-/// the kernel by flushes and merges. A close estimate: an engine frames its log, and what a machine loses power over may
-/// never have reached the medium.
+/// the kernel by flushes and merges. An estimate: an engine frames its log, and what a machine loses power over may never
+/// have reached the medium.
 #[must_use]
 pub fn written_bytes() -> u64 {
-    let counted = COUNTED_BYTES.load(Ordering::Relaxed);
-    let Ok(threads) = fs::read_dir("/proc/self/task") else {
-        return counted;
-    };
-    let is_engines = |thread: &Path| {
-        fs::read_to_string(thread.join("comm")).is_ok_and(|name| is_engine_thread(name.trim_end()))
-    };
-    let paths = threads.flatten().map(|thread| thread.path());
-    counted
-        + paths
-            .filter(|thread| is_engines(thread))
-            .map(|thread| handed_over(&thread))
-            .sum::<u64>()
+    COUNTED_BYTES.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]

@@ -23,27 +23,47 @@ impl Instants {
     /// All that a tree holds has lower numbers than `next`.
     pub(super) fn new(numbers: SequenceNumberCounter, next: SeqNo) -> Self {
         numbers.fetch_max(next);
-        Self {
+        let instants = Self {
             numbers,
             open: Mutex::new(Open {
                 newest: next,
                 readers: BTreeMap::new(),
             }),
-        }
+        };
+        instants.go_on();
+        instants
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A number for the next change.
-    pub(super) fn number(&self) -> SeqNo {
-        self.numbers.next()
+    /// The next batch gets a number that no change had before: the buffer with the last one's is no longer changed.
+    pub(super) fn go_on(&self) {
+        let _ = self.numbers.next();
     }
 
-    /// The batch whose last change has this number is whole.
-    pub(super) fn publish(&self, last: SeqNo) {
-        self.lock().newest = last + 1;
+    /// Begins a batch, whose changes are seen once what this returns is dropped. There is one at a time.
+    ///
+    /// If nobody reads, the batch gets the number of the last one, and nobody begins to read before it is whole. Changes of the
+    /// same keys then take each other's place in the tree's buffer. Else it would keep all of them, and a scan passes each: a lock
+    /// that a database takes and gives up a thousand times a second makes every later look at that file's locks slower.
+    pub(super) fn begin(&self) -> Writing<'_> {
+        let open = self.lock();
+        if open.readers.is_empty() && self.numbers.get() == open.newest {
+            Writing {
+                number: open.newest.saturating_sub(1),
+                of: self,
+                alone: Some(open),
+            }
+        } else {
+            drop(open);
+            Writing {
+                number: self.numbers.next(),
+                of: self,
+                alone: None,
+            }
+        }
     }
 
     /// The newest state, kept until the instant is dropped.
@@ -61,6 +81,23 @@ impl Instants {
     pub(super) fn oldest(&self) -> SeqNo {
         let open = self.lock();
         open.readers.first_key_value().map_or(open.newest, |(at, _)| *at)
+    }
+}
+
+/// A batch that is being written.
+pub(super) struct Writing<'a> {
+    /// Of all its changes.
+    pub(super) number: SeqNo,
+    of: &'a Instants,
+    /// Keeps readers out.
+    alone: Option<MutexGuard<'a, Open>>,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        if self.alone.is_none() {
+            self.of.lock().newest = self.number + 1;
+        }
     }
 }
 
@@ -86,19 +123,43 @@ impl Drop for Instant {
 mod tests {
     use super::*;
 
+    fn write(instants: &Instants) -> SeqNo {
+        instants.begin().number
+    }
+
     #[test]
     fn what_somebody_reads_is_kept() {
         let instants = Arc::new(Instants::new(SequenceNumberCounter::default(), 5));
-        assert_eq!((instants.number(), instants.newest().at), (5, 5));
+        assert_eq!(instants.newest().at, 5);
         let first = instants.newest();
-        instants.publish(instants.number());
+        assert_eq!(write(&instants), 6);
         let (second, third) = (instants.newest(), instants.newest());
         assert_eq!((first.at, second.at, third.at), (5, 7, 7));
         assert_eq!(instants.oldest(), 5);
         drop((first, second));
-        instants.publish(instants.number());
+        assert_eq!(write(&instants), 7);
         assert_eq!(instants.oldest(), 7, "one still reads it");
         drop(third);
         assert_eq!(instants.oldest(), 8);
+    }
+
+    #[test]
+    fn a_number_is_used_again_only_if_nobody_has_seen_it_and_its_buffer_is_the_same() {
+        let numbers = SequenceNumberCounter::default();
+        let instants = Arc::new(Instants::new(numbers.clone(), 5));
+        let first = write(&instants);
+        assert!(first >= 5, "older changes are in files");
+        assert_eq!(write(&instants), first);
+        let reader = instants.newest();
+        let second = write(&instants);
+        assert!(second >= reader.at);
+        drop(reader);
+        assert_eq!(write(&instants), second);
+        instants.go_on();
+        let third = write(&instants);
+        assert!(third > second);
+        // A flush.
+        let _ = numbers.next();
+        assert!(write(&instants) > third);
     }
 }

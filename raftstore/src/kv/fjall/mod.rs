@@ -27,6 +27,9 @@ use super::{Batch, Engine, EngineOptions, KeyRange, KvError, Read, Scan, is_empt
 /// Sorted files that are kept open.
 const OPEN_FILES_MAX: usize = 64;
 
+/// Buffers' worth of changes that may have to be done again after a crash.
+const REPLAYED_BUFFERS_MAX: u64 = 4;
+
 /// A tree, with the threads that flush and merge it.
 pub(super) struct FjallEngine {
     tree: AnyTree,
@@ -35,7 +38,14 @@ pub(super) struct FjallEngine {
     cache: Arc<Cache>,
     write_buffer_bytes_max: u64,
     /// Held while a batch is written, and while the buffer is changed for a fresh one.
-    writing: Mutex<()>,
+    buffer: Mutex<Buffer>,
+}
+
+/// What is known of the buffer in memory.
+#[derive(Default)]
+struct Buffer {
+    /// Changes since it was fresh, also those that others have taken the place of.
+    changes: usize,
 }
 
 impl FjallEngine {
@@ -53,7 +63,7 @@ impl FjallEngine {
             instants,
             cache,
             write_buffer_bytes_max: options.write_buffer_bytes_max,
-            writing: Mutex::new(()),
+            buffer: Mutex::default(),
         })
     }
 
@@ -65,8 +75,26 @@ impl FjallEngine {
         }
     }
 
-    fn writing(&self) -> MutexGuard<'_, ()> {
-        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn buffer(&self) -> MutexGuard<'_, Buffer> {
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Goes on with a fresh buffer; the one so far is to be flushed.
+    fn rotate(&self, buffer: &mut Buffer) {
+        self.tree.rotate_memtable();
+        self.instants.go_on();
+        *buffer = Buffer::default();
+    }
+
+    /// Whether the buffer takes too much memory, or a start after a crash too many changes to do again.
+    fn is_full(&self, buffer: &Buffer) -> bool {
+        let memtable = self.tree.active_memtable();
+        let changed_bytes = memtable.size();
+        let left = memtable.len() as u64;
+        // The tree counts each change, also those that others have taken the place of.
+        let held_bytes = changed_bytes / (buffer.changes as u64).max(1) * left;
+        held_bytes > self.write_buffer_bytes_max
+            || changed_bytes > REPLAYED_BUFFERS_MAX * self.write_buffer_bytes_max
     }
 }
 
@@ -104,22 +132,20 @@ impl Read for FjallEngine {
 impl Engine for FjallEngine {
     fn write(&self, batch: Batch) -> Result<(), KvError> {
         self.workers.wait_for_room()?;
-        let _whole = self.writing();
-        let mut last = None;
-        // Each with a number of its own: of two changes to one key the later counts.
-        for (key, value) in batch.changes {
-            let number = self.instants.number();
-            match value {
-                Some(value) => self.tree.insert(key, value, number),
-                None => self.tree.remove(key, number),
-            };
-            last = Some(number);
+        let mut buffer = self.buffer();
+        buffer.changes += batch.changes.len();
+        {
+            let writing = self.instants.begin();
+            // Of two changes to one key the later takes the place of the other.
+            for (key, value) in batch.changes {
+                match value {
+                    Some(value) => self.tree.insert(key, value, writing.number),
+                    None => self.tree.remove(key, writing.number),
+                };
+            }
         }
-        if let Some(last) = last {
-            self.instants.publish(last);
-        }
-        if self.tree.active_memtable().size() > self.write_buffer_bytes_max {
-            self.tree.rotate_memtable();
+        if self.is_full(&buffer) {
+            self.rotate(&mut buffer);
             self.workers.ask();
         }
         Ok(())
@@ -130,10 +156,7 @@ impl Engine for FjallEngine {
     }
 
     fn flush(&self) -> Result<(), KvError> {
-        {
-            let _between_batches = self.writing();
-            self.tree.rotate_memtable();
-        }
+        self.rotate(&mut self.buffer());
         self.workers.flush()
     }
 
