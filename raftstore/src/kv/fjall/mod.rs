@@ -213,3 +213,62 @@ fn to_kv(error: lsm_tree::Error) -> KvError {
         other => KvError::Damaged(other.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(engine: &FjallEngine, key: &'static str, value: u32) {
+        let change = (Bytes::from(key), Some(Bytes::from(value.to_string())));
+        engine
+            .write(Batch {
+                changes: vec![change],
+            })
+            .unwrap();
+    }
+
+    #[test]
+    fn what_nobody_reads_between_two_changes_is_not_kept() {
+        let dir = crate::kv::test_dir();
+        let engine = FjallEngine::open(dir.path(), &EngineOptions::default()).unwrap();
+        for value in 0..1000 {
+            put(&engine, "lock", value);
+        }
+        assert_eq!(engine.tree.active_memtable().len(), 1);
+        let snapshot = engine.snapshot().unwrap();
+        for value in 1000..2000 {
+            put(&engine, "lock", value);
+        }
+        assert_eq!(snapshot.get(b"lock").unwrap().as_deref(), Some(&b"999"[..]));
+        assert_eq!(engine.get(b"lock").unwrap().as_deref(), Some(&b"1999"[..]));
+        drop(snapshot);
+        let kept = engine.tree.active_memtable().len();
+        put(&engine, "lock", 2000);
+        put(&engine, "lock", 2001);
+        assert_eq!(engine.tree.active_memtable().len(), kept);
+        // The same key in a file and in the buffer, under numbers of their own.
+        engine.flush().unwrap();
+        put(&engine, "lock", 2002);
+        assert_eq!(engine.get(b"lock").unwrap().as_deref(), Some(&b"2002"[..]));
+        engine.flush().unwrap();
+        assert_eq!(engine.get(b"lock").unwrap().as_deref(), Some(&b"2002"[..]));
+    }
+
+    #[test]
+    fn a_buffer_is_full_by_what_it_holds_or_by_what_would_be_done_again() {
+        let dir = crate::kv::test_dir();
+        let options = EngineOptions {
+            write_buffer_bytes_max: 64 << 10,
+            ..EngineOptions::default()
+        };
+        let engine = FjallEngine::open(dir.path(), &options).unwrap();
+        let mut changes = 0;
+        while engine.tree.table_count() == 0 {
+            put(&engine, "lock", changes);
+            changes += 1;
+            std::thread::yield_now();
+        }
+        // Each change counts some 50 bytes and more.
+        assert!(changes > 64 << 10 >> 7, "{changes}");
+    }
+}
