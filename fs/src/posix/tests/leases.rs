@@ -250,6 +250,37 @@ async fn who_syncs_a_little_does_not_wait_for_what_others_write() {
 }
 
 #[tokio::test]
+async fn who_writes_much_to_one_file_waits_for_it_and_others_do_not() {
+    let cluster = cluster();
+    let leader = LocalLeader::new(cluster.store());
+    let options = BehindOptions {
+        large_bytes_max: 16 << 10,
+        ..small_batches()
+    };
+    let (_, vfs) = leased_node(&cluster, &leader, small_limits(), options);
+    let (large, _) = opened(&vfs, "large").await;
+    let (other, _) = opened(&vfs, "other").await;
+    cluster.set_chunks_flow(false);
+    let part = vec![7; 8 << 10];
+    let writer = tokio::spawn({
+        let (vfs, part) = (vfs.clone(), part.clone());
+        async move {
+            for index in 0..8 {
+                write(&vfs, large, index * part.len() as u64, &part).await;
+            }
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!writer.is_finished(), "64 KiB wait, of which 16 may");
+    tokio::time::timeout(Duration::from_secs(10), write(&vfs, other, 0, &part))
+        .await
+        .expect("another file has room");
+    cluster.set_chunks_flow(true);
+    writer.await.unwrap();
+    assert_eq!(read_all(&vfs, large).await[..], vec![7; 64 << 10]);
+}
+
+#[tokio::test]
 async fn a_file_that_goes_while_its_bytes_are_stored_takes_nothing_with_it() {
     let (cluster, _, one, other) = leased_pair();
     let (kept, _) = opened(&one, "kept").await;
