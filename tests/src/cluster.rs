@@ -357,8 +357,15 @@ impl Cluster {
         let _ = fs::create_dir_all(&dir);
         for node in &self.nodes {
             let _ = fs::copy(&node.log, dir.join(format!("{}.log", node.name)));
+            for log in ["keepalived.log", "check.log"] {
+                let _ = fs::copy(
+                    node.log.with_file_name(log),
+                    dir.join(format!("{}.{log}", node.name)),
+                );
+            }
             let status = node.cli(&["status", "--json"]);
-            let _ = fs::write(dir.join(format!("{}.status", node.name)), describe(&status));
+            let status = [status.stdout, status.stderr].concat();
+            let _ = fs::write(dir.join(format!("{}.status", node.name)), status);
         }
         eprintln!("logs: {}", dir.display());
     }

@@ -1,7 +1,8 @@
 //! keepalived beside each node of a cluster with namespaces, and the address that moves between them.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,6 +15,19 @@ use crate::{Cluster, Node};
 
 /// The address.
 pub const ADDRESS: &str = "10.77.0.100";
+
+/// Runs a check ($2...) for keepalived, which would keep no more than its status, and notes in a file ($1) when it
+/// began and ended, and what it said.
+const KEEPER: &str = r#"#!/bin/sh
+log=$1
+shift
+begun=$(date +%T.%3N)
+trap 'echo "$begun to $(date +%T.%3N): ended by keepalived" >>"$log"; exit 1' TERM
+said=$("$@" 2>&1)
+status=$?
+echo "$begun to $(date +%T.%3N): $status $said" >>"$log"
+exit $status
+"#;
 
 /// What Docker would be on a host, as far as `bramble health --vip` asks.
 struct FakeDocker {
@@ -48,8 +62,19 @@ struct Host {
 }
 
 impl Host {
+    /// As `bramble vip` writes it.
     fn config(&self) -> PathBuf {
         self.dir.join("keepalived.conf")
+    }
+
+    /// The same for keepalived, with the check run by way of [`KEEPER`].
+    fn used_config(&self) -> PathBuf {
+        self.dir.join("keepalived.used.conf")
+    }
+
+    /// What the checks said.
+    fn checks(&self) -> PathBuf {
+        self.dir.join("check.log")
     }
 }
 
@@ -59,6 +84,8 @@ pub struct Hosts<'a> {
     hosts: Vec<Host>,
     /// A name for the program that keepalived trusts: nobody but root may write to any directory on the way to it.
     program: PathBuf,
+    /// [`KEEPER`], at a place that keepalived trusts, too.
+    keeper: PathBuf,
 }
 
 impl<'a> Hosts<'a> {
@@ -69,7 +96,10 @@ impl<'a> Hosts<'a> {
     #[must_use]
     pub fn new(cluster: &'a Cluster) -> Self {
         let name = cluster.janitor().dir().file_name().unwrap().to_owned();
-        let program = Path::new("/run").join(name);
+        let program = Path::new("/run").join(&name);
+        let keeper = program.with_extension("check");
+        fs::write(&keeper, KEEPER).unwrap();
+        fs::set_permissions(&keeper, Permissions::from_mode(0o755)).unwrap();
         File::create(&program).unwrap();
         cluster.janitor().add_mount(&program);
         run("mount", [Path::new("--bind"), &bramble(), &program]);
@@ -85,6 +115,7 @@ impl<'a> Hosts<'a> {
             cluster,
             hosts: cluster.nodes().iter().map(host).collect(),
             program,
+            keeper,
         };
         (0..hosts.hosts.len()).for_each(|host| {
             let said = hosts.configure(host);
@@ -132,6 +163,9 @@ impl<'a> Hosts<'a> {
     /// If that does not work.
     pub fn start(&self, host: usize) {
         let host = &self.hosts[host];
+        let config = fs::read_to_string(host.config()).unwrap();
+        let by_keeper = format!("script \"{} {} ", self.keeper.display(), host.checks().display());
+        fs::write(host.used_config(), config.replace("script \"", &by_keeper)).unwrap();
         let log = File::options()
             .create(true)
             .append(true)
@@ -146,7 +180,7 @@ impl<'a> Hosts<'a> {
                 "--log-detail",
                 "--vrrp",
             ])
-            .arg(format!("--use-file={}", host.config().display()))
+            .arg(format!("--use-file={}", host.used_config().display()))
             .arg(format!("--pid={}", host.dir.join("keepalived.pid").display()))
             .arg(format!("--vrrp_pid={}", host.dir.join("vrrp.pid").display()))
             .stdin(Stdio::null())
@@ -164,7 +198,7 @@ impl<'a> Hosts<'a> {
     /// If none ran.
     pub fn kill(&self, host: usize) {
         let at = &self.hosts[host];
-        let pids = processes_with(&at.config());
+        let pids = processes_with(&at.used_config());
         assert!(!pids.is_empty(), "keepalived does not run on {}", at.netns);
         let _ = try_run("kill", ["-9"].into_iter().chain(pids.iter().map(String::as_str)));
         let _ = try_run(
@@ -231,8 +265,7 @@ impl<'a> Hosts<'a> {
             }
             assert!(
                 since.elapsed() < limit,
-                "waited in vain: {what}; holders were {seen:?}{}",
-                self.logs()
+                "waited in vain: {what}; holders were {seen:?}"
             );
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -248,14 +281,35 @@ impl<'a> Hosts<'a> {
     }
 
     fn logs(&self) -> String {
+        let end = |path: PathBuf| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let lines: Vec<_> = text
+                .lines()
+                .filter(|line| !line.contains("gratuitous ARP"))
+                .collect();
+            lines[lines.len().saturating_sub(40)..].join("\n")
+        };
         let log = |host: &Host| {
-            let text = fs::read_to_string(host.dir.join("keepalived.log")).unwrap_or_default();
-            let lines: Vec<_> = text.lines().collect();
-            let end = lines[lines.len().saturating_sub(25)..].join("\n");
-            format!("\n--- keepalived on {} ---\n{end}", host.netns)
+            format!(
+                "\n--- keepalived on {0} ---\n{1}\n--- checks on {0} ---\n{2}\n--- left behind on {0} ---\n{3}",
+                host.netns,
+                end(host.dir.join("keepalived.log")),
+                end(host.checks()),
+                left_behind(&host.dir.join("mnt")),
+            )
         };
         self.hosts.iter().map(log).collect()
     }
+}
+
+/// What waits for the tree at `mount` at this moment.
+fn left_behind(mount: &Path) -> String {
+    let describe = |pid: String| {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        format!("{pid}: {}\n{}", read("cmdline").replace('\0', " "), read("stack"))
+    };
+    let probes = processes_with(mount).into_iter().map(describe);
+    probes.filter(|text| text.contains("probe-")).collect()
 }
 
 impl Drop for Hosts<'_> {
@@ -264,11 +318,12 @@ impl Drop for Hosts<'_> {
             eprintln!("{}", self.logs());
         }
         for host in &self.hosts {
-            let pids = processes_with(&host.config());
+            let pids = processes_with(&host.used_config());
             let _ = try_run("kill", ["-9"].into_iter().chain(pids.iter().map(String::as_str)));
         }
         let _ = try_run("umount", [Path::new("-l"), &self.program]);
         let _ = fs::remove_file(&self.program);
+        let _ = fs::remove_file(&self.keeper);
     }
 }
 

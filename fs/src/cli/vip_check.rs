@@ -15,13 +15,20 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
 
 use super::{Outcome, admin, text, tree, vip};
 use crate::node::config::Config;
 use crate::node::store::Layout;
 
-/// All parts of the check run at once; what has not answered by then has failed.
-const LIMIT: Duration = Duration::from_millis(3500);
+/// What has not answered by then has failed: the daemon and Docker, which are asked at once.
+const ASK_LIMIT: Duration = Duration::from_secs(3);
+/// The write, which comes after them, ends before the whole has taken this long.
+const LIMIT: Duration = Duration::from_secs(4);
+/// Another check may be writing at this moment. A write that takes longer hangs.
+const LOCK_LIMIT: Duration = Duration::from_millis(500);
+/// Between two attempts to get its lock.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 /// A write that is synced reaches the cards of all nodes, so not every check makes one.
 const WRITE_EVERY: Duration = Duration::from_secs(20);
 /// Where Docker listens.
@@ -85,20 +92,23 @@ pub(super) fn check(store: &Path, docker: &DockerArgs) -> Outcome {
         Ok(())
     };
     runtime.block_on(async {
+        let begun = Instant::now();
         tokio::try_join!(
-            within("the daemon", daemon),
-            within("Docker", ask_docker(docker.socket())),
-            within("a write to the tree", write(store)),
-        )
+            within("the daemon", begun + ASK_LIMIT, daemon),
+            within("Docker", begun + ASK_LIMIT, ask_docker(docker.socket())),
+        )?;
+        // Last: what is known to be unhealthy is not written to, so that hardly ever a write is left behind.
+        within("a write to the tree", begun + LIMIT, write(store)).await
     })?;
     println!("healthy");
     Ok(())
 }
 
-async fn within(what: &str, check: impl Future<Output = Outcome>) -> Outcome {
-    match tokio::time::timeout(LIMIT, check).await {
+async fn within(what: &str, end: Instant, check: impl Future<Output = Outcome>) -> Outcome {
+    let limit = end.saturating_duration_since(Instant::now());
+    match tokio::time::timeout_at(end, check).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(format!("{what} does not answer within {} ms", LIMIT.as_millis())),
+        Err(_) => Err(format!("{what} does not answer within {} ms", limit.as_millis())),
     }
 }
 
@@ -129,10 +139,8 @@ async fn ask_docker(socket: Option<PathBuf>) -> Outcome {
 async fn write(store: &Path) -> Outcome {
     let config = Config::load(&Layout::new(Arc::new(RealDisk), store)).map_err(text)?;
     let store = std::path::absolute(store).map_err(text)?;
-    let state = StateFile::open(&store)?;
-    let Some(state) = state else {
-        return Err("the last write to the tree still hangs".into());
-    };
+    let state = tokio::time::timeout(LOCK_LIMIT, StateFile::locked(&store)).await;
+    let state = state.map_err(|_| "the last write to the tree still hangs")??;
     if state.is_fresh() {
         return Ok(());
     }
@@ -162,6 +170,16 @@ async fn write(store: &Path) -> Outcome {
 struct StateFile(std::fs::File);
 
 impl StateFile {
+    /// The locked file for `store`, once no other process has it.
+    async fn locked(store: &Path) -> Result<Self, String> {
+        loop {
+            if let Some(state) = Self::open(store)? {
+                return Ok(state);
+            }
+            tokio::time::sleep(LOCK_INTERVAL).await;
+        }
+    }
+
     /// The locked file for `store`; `None` if another process has it.
     fn open(store: &Path) -> Result<Option<Self>, String> {
         let hash = Sha256::digest(store.as_os_str().as_encoded_bytes());

@@ -370,6 +370,34 @@ async fn a_blank_machine_takes_a_dead_ones_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_blank_machine_takes_a_dead_workers_place() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let world = World::of(&names);
+    for name in names {
+        world.enroll(name).await.unwrap();
+    }
+    let swarm = world.state().recorded.clone().unwrap();
+    let old = world.state().machines["f"].node_id.clone();
+    world.destroy("f");
+    let end = world.enroll("f").await.unwrap();
+    assert_eq!(
+        (end.managers, end.nodes, end.is_manager),
+        (MANAGERS_MAX, 6, false)
+    );
+    assert!(world.state().swarms[&swarm].iter().all(|node| node.id != old));
+
+    // Only managers count for the Swarm's quorum: a dead worker goes also while there is just enough of them.
+    world.destroy("f");
+    world.state().mark_down("d");
+    world.state().mark_down("e");
+    assert!(world.enroll("f").await.is_ok());
+    // One that lives keeps its place.
+    world.state().machines.insert("f".into(), Machine::default());
+    let why = world.enroll("f").await.unwrap_err().to_string();
+    assert!(why.contains("takes another machine named f"), "{why}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_swarm_never_loses_its_quorum_to_a_removal() {
     let world = World::of(&["a", "b", "c"]);
     for name in ["a", "b", "c"] {

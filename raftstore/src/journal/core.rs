@@ -184,6 +184,20 @@ impl Core {
         }
     }
 
+    /// A number for a segment's next life.
+    pub(super) fn take_generation(&mut self) -> u64 {
+        let generation = self.next_generation;
+        self.next_generation += 1;
+        generation
+    }
+
+    /// A number for a new segment.
+    pub(super) fn take_slot(&mut self) -> u32 {
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        slot
+    }
+
     /// A segment of at least `bytes_min` whose life is over and that nobody reads any more.
     pub(super) fn take_free(&mut self, bytes_min: u64) -> Option<Arc<Life>> {
         // Readers clone an `Arc<Life>` only under the lock, and only of live segments.

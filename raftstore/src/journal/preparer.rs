@@ -21,8 +21,8 @@ enum Task {
     Reuse { life: Arc<Life>, generation: u64 },
     /// Make a new segment.
     Create { slot: u32, generation: u64 },
-    /// Make one that nothing needs yet, in quiet times.
-    CreateAhead { slot: u32, generation: u64 },
+    /// Make one that nothing needs yet, in quiet times, if there is room to spare.
+    CreateAhead,
     /// Give up a segment that is not needed.
     Discard { slot: u32 },
 }
@@ -39,10 +39,7 @@ pub(super) fn run(shared: &Shared) {
                 let made = create(shared, slot, generation, &|| {});
                 ("prepare a segment".to_owned(), made.map(Some))
             }
-            Task::CreateAhead { slot, generation } => (
-                "make a segment ahead".to_owned(),
-                create_ahead(shared, slot, generation),
-            ),
+            Task::CreateAhead => ("make a segment ahead".to_owned(), create_ahead(shared)),
             Task::Discard { slot } => (
                 "remove a segment".to_owned(),
                 shared.workshop.discard(slot).map(|()| None),
@@ -80,13 +77,11 @@ fn next_task(shared: &Shared) -> Option<Task> {
             return None;
         }
         if core.prepared.len() < shared.options.spare_segments {
-            let generation = core.next_generation;
-            core.next_generation += 1;
+            let generation = core.take_generation();
             if let Some(life) = core.take_free(shared.options.segment_bytes) {
                 return Some(Task::Reuse { life, generation });
             }
-            let slot = core.next_slot;
-            core.next_slot += 1;
+            let slot = core.take_slot();
             return Some(Task::Create { slot, generation });
         }
         if let Some(slot) = core.take_surplus(&shared.options) {
@@ -99,10 +94,7 @@ fn next_task(shared: &Shared) -> Option<Task> {
         let (guard, quiet) = wait_quietly(shared, core);
         core = guard;
         if quiet && core.prepared.len() >= shared.options.spare_segments {
-            let (slot, generation) = (core.next_slot, core.next_generation);
-            core.next_slot += 1;
-            core.next_generation += 1;
-            return Some(Task::CreateAhead { slot, generation });
+            return Some(Task::CreateAhead);
         }
     }
 }
@@ -150,14 +142,21 @@ fn create(shared: &Shared, slot: u32, generation: u64, pause: &dyn Fn()) -> io::
     shared.workshop.begin(file, slot, capacity_bytes, generation)
 }
 
-/// As [`create`], slowly. A medium that is rather full is left as it is.
-fn create_ahead(shared: &Shared, slot: u32, generation: u64) -> io::Result<Option<Arc<Life>>> {
+/// As [`create`], slowly. A medium that is rather full is left as it is, and costs no numbers.
+fn create_ahead(shared: &Shared) -> io::Result<Option<Arc<Life>>> {
     let space = shared.workshop.disk.space(&shared.workshop.dir)?;
     if space.available_bytes < space.capacity_bytes / AHEAD_FREE_PART {
         retry_later(shared, shared.lock());
         return Ok(None);
     }
-    let seen = Cell::new(shared.lock().next_ticket);
+    let (slot, generation, seen) = {
+        let mut core = shared.lock();
+        (
+            core.take_slot(),
+            core.take_generation(),
+            Cell::new(core.next_ticket),
+        )
+    };
     let life = create(shared, slot, generation, &|| let_appends_pass(shared, &seen))?;
     shared.lock().free.push_back(life);
     Ok(None)

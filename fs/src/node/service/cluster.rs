@@ -114,17 +114,27 @@ impl ClusterService {
         {
             Ok(Reply::Node(node)) => Ok(node),
             Ok(other) => Err(WireError::Unknown(format!("unexpected answer {other:?}"))),
-            Err(WireError::Refused(why)) if why == MetaError::BadToken.to_string() => {
-                Err(WireError::Refused(format!(
-                    "{why}: make a new one with `bramble token --store DIR` on a node of the cluster"
-                )))
-            }
+            Err(WireError::Refused(why)) if why == MetaError::BadToken.to_string() => Err(bad_token()),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the token would do now; it is not used up.
+    fn check_token(&self, token: &[u8; 32]) -> Result<(), WireError> {
+        let tokens = self.meta.reader().tokens();
+        let tokens = tokens.map_err(|error| WireError::NotNow(error.to_string()))?;
+        if tokens.iter().any(|(known, _)| known == token) {
+            Ok(())
+        } else {
+            Err(bad_token())
         }
     }
 
     async fn join_here(&self, request: JoinRequest) -> Result<JoinResponse, WireError> {
         let nodes = self.catch_up().await?;
+        // First, though it is used up last: who has none learns nothing of the nodes, and makes nobody wait.
+        let token = hash_secret(&request.token_secret);
+        self.check_token(&token)?;
         if let Some(node) = nodes.iter().find(|node| node.name == request.name) {
             self.may_replace(node).await?;
         }
@@ -137,7 +147,6 @@ impl ClusterService {
                 request.listen, node.name
             )));
         }
-        let token = hash_secret(&request.token_secret);
         // Signed first: a request that cannot be signed must not use up the token. The id is not known yet.
         self.authority
             .sign(&request.csr_pem, &request.name, 0)
@@ -307,6 +316,13 @@ impl ClusterService {
         }
         Ok(())
     }
+}
+
+fn bad_token() -> WireError {
+    WireError::Refused(format!(
+        "{}: make a new one with `bramble token --store DIR` on a node of the cluster",
+        MetaError::BadToken
+    ))
 }
 
 fn member(node: NodeInfo) -> Member {

@@ -137,3 +137,121 @@ pub fn seen(response: proto::SwarmLookResponse) -> Result<Seen, WireError> {
         tokens: tokens.map(|(manager, worker)| JoinTokens { manager, worker }),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::swarm::OwnSwarm;
+
+    /// The Docker of a manager, which notes what it is told.
+    #[derive(Default)]
+    struct Manager {
+        nodes: Vec<SwarmNode>,
+        told: Mutex<Vec<String>>,
+        /// Removals that it refuses, as long as a demoted machine has not left the managers.
+        refuses: Mutex<u32>,
+    }
+
+    impl Manager {
+        fn tell(&self, what: &str, node_id: &str) {
+            self.told.lock().unwrap().push(format!("{what} {node_id}"));
+        }
+    }
+
+    #[async_trait]
+    impl Docker for Manager {
+        async fn own(&self) -> Result<OwnSwarm, DockerError> {
+            unreachable!("not asked")
+        }
+        async fn nodes(&self) -> Result<Vec<SwarmNode>, DockerError> {
+            Ok(self.nodes.clone())
+        }
+        async fn tokens(&self) -> Result<JoinTokens, DockerError> {
+            unreachable!("not asked")
+        }
+        async fn init(&self, _: IpAddr) -> Result<(), DockerError> {
+            unreachable!("it is in a Swarm")
+        }
+        async fn join(&self, _: IpAddr, _: &[String], _: &str) -> Result<(), DockerError> {
+            unreachable!("it is in a Swarm")
+        }
+        async fn leave(&self) -> Result<(), DockerError> {
+            unreachable!("it stays")
+        }
+        async fn demote(&self, node_id: &str) -> Result<(), DockerError> {
+            self.tell("demote", node_id);
+            Ok(())
+        }
+        async fn remove(&self, node_id: &str) -> Result<(), DockerError> {
+            self.tell("remove", node_id);
+            let mut refuses = self.refuses.lock().unwrap();
+            if *refuses > 0 {
+                *refuses -= 1;
+                return Err(DockerError::Refused("it is a manager".into()));
+            }
+            Ok(())
+        }
+    }
+
+    fn node(id: &str, is_manager: bool, is_down: bool) -> SwarmNode {
+        SwarmNode {
+            id: id.into(),
+            hostname: id.into(),
+            is_manager,
+            is_reachable: is_manager && !is_down,
+            is_down,
+            ..SwarmNode::default()
+        }
+    }
+
+    /// What came of a removal, and what Docker was told.
+    async fn removed(nodes: &[SwarmNode], node_id: &str, refuses: u32) -> (Result<(), String>, Vec<String>) {
+        let docker = Arc::new(Manager {
+            nodes: nodes.to_vec(),
+            refuses: Mutex::new(refuses),
+            ..Manager::default()
+        });
+        let host = SwarmHost::new(Some(docker.clone()));
+        let outcome = host.remove(node_id).await.map_err(|error| error.to_string());
+        let told = docker.told.lock().unwrap().clone();
+        (outcome, told)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_worker_is_removed_and_a_dead_manager_demoted_first() {
+        let nodes = [
+            node("m1", true, false),
+            node("m2", true, false),
+            node("m3", true, true),
+            node("w1", false, true),
+            node("w2", false, false),
+        ];
+        let (outcome, told) = removed(&nodes, "w1", 0).await;
+        assert_eq!((outcome, told), (Ok(()), vec!["remove w1".to_owned()]));
+        let (outcome, told) = removed(&nodes, "m3", 2).await;
+        let again = ["demote m3", "remove m3", "remove m3", "remove m3"].map(str::to_owned);
+        assert_eq!((outcome, told), (Ok(()), again.to_vec()));
+        // Docker's last word is passed on.
+        let (outcome, told) = removed(&nodes, "w1", u32::MAX).await;
+        assert!(outcome.unwrap_err().contains("it is a manager"));
+        assert_eq!(told.len(), REMOVALS_MAX as usize);
+    }
+
+    #[tokio::test]
+    async fn what_runs_stays_and_what_is_gone_is_no_error() {
+        let nodes = [node("m1", true, false), node("w1", false, false)];
+        for living in ["m1", "w1"] {
+            let (outcome, told) = removed(&nodes, living, 0).await;
+            assert!(outcome.unwrap_err().contains("it is running"));
+            assert!(told.is_empty(), "{told:?}");
+        }
+        assert_eq!(removed(&nodes, "w9", 0).await, (Ok(()), Vec::new()));
+        let none = SwarmHost::new(None).remove("w1").await;
+        assert!(none.unwrap_err().to_string().contains("manages no Swarm"));
+    }
+}

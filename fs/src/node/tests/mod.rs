@@ -91,6 +91,16 @@ impl Lab {
         self.configs.push(config);
     }
 
+    /// What a join that must be refused is told.
+    async fn refused(&self, config: &Config, token: &JoinToken) -> String {
+        let store = self.store(9);
+        let error = bootstrap::join(Arc::new(RealDisk), &store, config, self.configs[0].listen, token)
+            .await
+            .unwrap_err();
+        assert!(!store.exists(), "a refused join left something behind");
+        error.to_string()
+    }
+
     async fn start(&self, index: usize) -> Running {
         start(&self.store(index)).await
     }
@@ -222,14 +232,7 @@ async fn tokens_and_names_are_checked() {
     lab.init();
     let first = lab.start(0).await;
     let config = lab.config("n9");
-    let refused = async |config: &Config, token: &JoinToken| {
-        let store = lab.store(9);
-        let error = bootstrap::join(Arc::new(RealDisk), &store, config, lab.configs[0].listen, token)
-            .await
-            .unwrap_err();
-        assert!(!store.exists(), "a refused join left something behind");
-        error.to_string()
-    };
+    let refused = async |config: &Config, token: &JoinToken| lab.refused(config, token).await;
     let good = first.inspector().create_token(60).await.unwrap();
     let wrong = JoinToken {
         secret: "0".repeat(40),
@@ -274,5 +277,34 @@ async fn tokens_and_names_are_checked() {
     })
     .await;
     assert!(refused(&lab.config("n11"), &short).await.contains("token"));
+    first.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_token_nothing_is_told_of_the_nodes() {
+    let mut lab = Lab::new();
+    lab.init();
+    let first = lab.start(0).await;
+    lab.join(&first).await;
+    let token = first.inspector().create_token(60).await.unwrap();
+    let wrong = JoinToken {
+        secret: "0".repeat(40),
+        ..token.clone()
+    };
+    let (here, silent) = (lab.config("n0"), lab.configs[1].clone());
+    let same_address = Config {
+        name: "n9".into(),
+        ..silent.clone()
+    };
+    for taken in [&here, &silent, &same_address] {
+        let why = lab.refused(taken, &wrong).await;
+        assert!(
+            why.contains("token") && !why.contains("n0") && !why.contains("n1"),
+            "{why}"
+        );
+    }
+    assert!(lab.refused(&here, &token).await.contains("in use"));
+    let why = lab.refused(&same_address, &token).await;
+    assert!(why.contains("belongs to node n1"), "{why}");
     first.stop().await;
 }

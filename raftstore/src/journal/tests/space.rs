@@ -105,6 +105,33 @@ fn segments_are_made_ahead_in_quiet_times_and_kept() {
 }
 
 #[test]
+fn a_rather_full_medium_gets_no_segments_ahead_and_uses_no_numbers_up() {
+    let disk = SimDisk::new();
+    let ahead = JournalOptions {
+        segments_min: 3,
+        free_segments_max: 3,
+        quiet: Duration::from_millis(1),
+        ..options()
+    };
+    // Two segments are needed; less than an eighth is free beside them.
+    disk.set_capacity_bytes(140 << 10);
+    let (journal, _) = try_open(&disk, ahead).unwrap();
+    eventually("the needed ones are there", || files(&disk).len() == 2);
+    let numbers = || {
+        let core = journal.shared.lock();
+        (core.next_slot, core.next_generation)
+    };
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!((numbers(), files(&disk).len()), ((2, 3), 2));
+    assert_eq!(journal.stats().space, SpaceCondition::Ok);
+    disk.set_capacity_bytes(1 << 30);
+    eventually("one is made once there is room", || {
+        journal.stats().free_segments == 2
+    });
+    assert_eq!(numbers(), (3, 4));
+}
+
+#[test]
 fn a_full_medium_stops_appends_but_poisons_nothing() {
     let disk = SimDisk::new();
     disk.set_capacity_bytes(100 << 10);
