@@ -30,6 +30,8 @@ pub struct Options {
     pub docker: bool,
     /// Only the hosts are there, and blank: the test makes nodes of them.
     pub blank: bool,
+    /// What the daemons are to log, instead of what they log by themselves.
+    pub log: Option<&'static str>,
 }
 
 impl Default for Options {
@@ -43,6 +45,7 @@ impl Default for Options {
             limits: Vec::new(),
             docker: false,
             blank: false,
+            log: None,
         }
     }
 }
@@ -220,6 +223,7 @@ impl Cluster {
             mount: base.join("mnt"),
             log: base.join("log"),
             netns: self.network.netns(index),
+            filter: self.options.log,
             docker_plugin: self.options.docker.then(|| crate::docker::plugin_socket(&base)),
             daemon: Mutex::new(None),
         }

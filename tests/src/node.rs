@@ -26,6 +26,8 @@ pub struct Node {
     pub log: PathBuf,
     /// The network namespace it runs in, if it has one.
     pub netns: Option<String>,
+    /// What its daemon logs, if not what it does by itself.
+    pub filter: Option<&'static str>,
     /// Where it serves Docker's volume plugin, if it does.
     pub docker_plugin: Option<PathBuf>,
     pub(crate) daemon: Mutex<Option<Child>>,
@@ -189,6 +191,9 @@ impl Node {
             .env("WATCHDOG_USEC", crate::notify::WATCHDOG.as_micros().to_string())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
+        if let Some(filter) = self.filter {
+            command.env("BRAMBLE_LOG", filter);
+        }
         let child = command.spawn().expect("cannot start bramble");
         let pid = child.id();
         let previous = self.lock().replace(child);

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use super::core::{Attempt, Core, Wish, shared};
 use super::dirty::Unflushed;
 use super::pending::Files;
+use super::pins::{Awaited, Gate, Pins};
 use super::{BehindOptions, Upper};
 use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Loan, Moment, Propose, SyncWhat};
 use crate::lease::{Lease, REQUEST_LEASES_MAX};
@@ -123,7 +124,11 @@ impl Shared {
             }
             answer
         };
-        let Ok(granted) = answer.await else {
+        let mut awaited = Awaited {
+            shared: Arc::clone(self),
+            answer,
+        };
+        let Ok(granted) = (&mut awaited.answer).await else {
             return Ok(None);
         };
         let pins = Pins {
@@ -273,36 +278,6 @@ impl Shared {
         };
         self.flush(&files).await?;
         self.inner.sync(what).await
-    }
-}
-
-/// Leases that somebody relies on until this is dropped.
-struct Pins {
-    shared: Arc<Shared>,
-    inodes: Vec<Ino>,
-}
-
-impl Drop for Pins {
-    fn drop(&mut self) {
-        if self.shared.core().leases.unpin(&self.inodes) {
-            self.shared.changed.notify_waiters();
-        }
-    }
-}
-
-/// Inodes that are changed past the queue until this is dropped; pinned, too.
-struct Gate {
-    shared: Arc<Shared>,
-    inodes: Vec<Ino>,
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        let mut core = self.shared.core();
-        core.ungate(&self.inodes);
-        core.leases.unpin(&self.inodes);
-        drop(core);
-        self.shared.changed.notify_waiters();
     }
 }
 

@@ -18,6 +18,7 @@ mod footprint;
 mod leases;
 mod options;
 mod pending;
+mod pins;
 mod plan;
 mod quota;
 mod recall;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use raftstore::clock::SystemClock;
 use raftstore::meta::{AttrChange, Event, MetaStore, Observer, Op, RenameMode, SessionId, Source};
 
@@ -193,6 +194,23 @@ async fn what_nobody_waits_for_goes_to_chunks_sooner() {
         }
         assert_eq!(is_payload(ino), rides, "{len} bytes, {age_max:?}");
     }
+}
+
+#[tokio::test]
+async fn a_lease_that_comes_when_its_caller_has_gone_can_be_given_back() {
+    let cluster = cluster();
+    let leader = LocalLeader::new(cluster.store());
+    let (backend, _) = leased_node(&cluster, &leader, small_limits(), small_batches());
+    let other = leased_vfs(&cluster, &leader, small_limits());
+    let mut asked = Box::pin(backend.refresh(&[ROOT_INO]));
+    assert!(asked.as_mut().now_or_never().is_none());
+    while behind::holder(&backend).status().shared == 0 {
+        tokio::task::yield_now().await;
+    }
+    // As after a signal.
+    drop(asked);
+    let made = tokio::time::timeout(Duration::from_secs(10), opened(&other, "made"));
+    made.await.expect("the lease is given back");
 }
 
 /// Contents and permission bits of a file as the cluster knows it, without what is pending.
