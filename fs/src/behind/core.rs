@@ -20,6 +20,8 @@ use crate::lease::{HolderStatus, Lease, LeaseLink, LeaseMode, ToLeader};
 
 /// Inodes whose locks other nodes are known to wait for; forgetting one costs them a poll.
 const WANTED_MAX: usize = 1024;
+/// The part of the leases that is given up at a time.
+const EVICTED_PART: usize = 32;
 /// Errors that wait to be reported.
 const ERRORS_MAX: usize = 4096;
 
@@ -145,11 +147,16 @@ impl Core {
         held
     }
 
-    /// Gives up leases that nobody uses, if there are more than `leases_max`.
+    /// Gives up leases that nobody uses, if there are more than `leases_max`: some at a time, so that not each new one costs a
+    /// message for an old one.
     pub(super) fn evict(&mut self, leases_max: usize, now: Duration) -> Option<ToLeader> {
+        if self.leases.len() <= leases_max {
+            return None;
+        }
         let pending = &self.pending;
+        let keep = leases_max - leases_max / EVICTED_PART;
         self.leases
-            .evict(leases_max, now, |ino, touched| pending.has_any_of(ino, touched))
+            .evict(keep, now, |ino, touched| pending.has_any_of(ino, touched))
     }
 
     /// How long the kernel may answer for `inodes` on its own; they are pinned until [`LeaseCache::lent`] unless that is

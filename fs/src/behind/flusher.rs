@@ -205,6 +205,10 @@ impl Shared {
                     if let Some(claim) = core.leases.claim() {
                         core.tell(claim);
                     }
+                    // Files that were made here came with leases that nobody asked for.
+                    if let Some(release) = core.evict(self.options.leases_max, now) {
+                        core.tell(release);
+                    }
                 }
                 let answered = core.settle();
                 if answered > 0 {

@@ -276,6 +276,11 @@ impl LeaseCache {
         }
     }
 
+    /// How many are held.
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
     /// How many are held, shared and exclusive.
     pub(super) fn counts(&self) -> (usize, usize) {
         let modes = self.held.values().map(|held| held.mode);

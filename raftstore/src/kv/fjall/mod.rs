@@ -98,11 +98,12 @@ impl FjallEngine {
     }
 }
 
-/// A tree like those that fjall makes, but for compression on all levels.
+/// A tree like those that fjall makes, but with compression on all levels, and with filters and indexes in parts from the second on: a whole
+/// filter is read for each look at a file, and is larger than the cache likes.
 fn config(dir: &Path, numbers: &SequenceNumberCounter, cache: &Arc<Cache>) -> Config {
     let seldom_wrong = FilterPolicyEntry::Bloom(BloomConstructionPolicy::FalsePositiveRate(0.0001));
     let small = FilterPolicyEntry::Bloom(BloomConstructionPolicy::BitsPerKey(10.0));
-    let in_parts = PartitioningPolicy::new([false, false, false, true]);
+    let in_parts = PartitioningPolicy::new([false, true]);
     Config::new(dir, numbers.clone(), SequenceNumberCounter::default())
         .use_cache(Arc::clone(cache))
         .use_descriptor_table(Some(Arc::new(DescriptorTable::new(OPEN_FILES_MAX))))
