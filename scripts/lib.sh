@@ -54,3 +54,29 @@ need_fuse() {
     [ -c /dev/fuse ] || modprobe fuse 2>/dev/null || true
     [ -c /dev/fuse ] || die "there is no /dev/fuse: load the kernel's fuse module (modprobe fuse); in a container, pass the device in"
 }
+
+# triple ARCH: what Rust calls a Debian architecture.
+triple() {
+    case $1 in
+        amd64) echo x86_64-unknown-linux-gnu ;;
+        arm64) echo aarch64-unknown-linux-gnu ;;
+        *) die "no support for the architecture $1" ;;
+    esac
+}
+
+# need_cross ARCH: what compiling for a foreign ARCH takes, with Debian's own Rust; sets $gnu, and $emulator, which runs what was
+# built. The emulator must find one C library only: with -L /usr/$gnu it takes the loader of libc6-ARCH-cross and the
+# library of libc6:ARCH, and the first thread that ends leaves a list on which the next one spins for ever.
+need_cross() {
+    gnu=$(triple "$1" | sed s/-unknown//)
+    if ! dpkg --print-foreign-architectures | grep -q -x "$1"; then
+        need_root "$1"
+        dpkg --add-architecture "$1"
+    fi
+    need_packages rustc-web "libstd-rust-web-dev:$1" "libc6:$1" "libgcc-s1:$1" \
+        "gcc-$(echo "$gnu" | sed s/_/-/)" "libc6-dev-$1-cross" qemu-user-static
+    export RUSTC=/usr/bin/rustc
+    variable=CARGO_TARGET_$(triple "$1" | tr 'a-z-' 'A-Z_')
+    emulator="qemu-${gnu%%-*}-static"
+    export "${variable}_LINKER=$gnu-gcc" "${variable}_RUNNER=$emulator"
+}
