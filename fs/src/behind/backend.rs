@@ -119,9 +119,7 @@ impl Shared {
             let mut core = self.core();
             let (message, answer) = core.leases.request(leases);
             core.tell(message);
-            if let Some(release) = core.evict(self.options.leases_max, self.now()) {
-                core.tell(release);
-            }
+            core.evict(self.now());
             answer
         };
         let mut awaited = Awaited {

@@ -149,14 +149,17 @@ impl Core {
 
     /// Gives up leases that nobody uses, if there are more than `leases_max`: some at a time, so that not each new one costs a
     /// message for an old one.
-    pub(super) fn evict(&mut self, leases_max: usize, now: Duration) -> Option<ToLeader> {
+    pub(super) fn evict(&mut self, now: Duration) {
+        let leases_max = self.options.leases_max;
         if self.leases.len() <= leases_max {
-            return None;
+            return;
         }
         let pending = &self.pending;
         let keep = leases_max - leases_max / EVICTED_PART;
-        self.leases
-            .evict(keep, now, |ino, touched| pending.has_any_of(ino, touched))
+        let is_pending = |ino, touched| pending.has_any_of(ino, touched);
+        if let Some(release) = self.leases.evict(keep, now, is_pending) {
+            self.tell(release);
+        }
     }
 
     /// How long the kernel may answer for `inodes` on its own; they are pinned until [`LeaseCache::lent`] unless that is

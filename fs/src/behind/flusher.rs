@@ -206,9 +206,7 @@ impl Shared {
                         core.tell(claim);
                     }
                     // Files that were made here came with leases that nobody asked for.
-                    if let Some(release) = core.evict(self.options.leases_max, now) {
-                        core.tell(release);
-                    }
+                    core.evict(now);
                 }
                 let answered = core.settle();
                 if answered > 0 {

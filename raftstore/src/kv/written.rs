@@ -1,7 +1,6 @@
 //! What the engines write to the medium, which none of them tells.
 
 use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Batch;
@@ -20,16 +19,15 @@ pub(super) fn count(batch: &Batch) {
 
 /// Counts what this thread hands to the kernel during `work`.
 pub(super) fn count_during<T>(work: impl FnOnce() -> T) -> T {
-    let me = Path::new("/proc/thread-self");
-    let before = handed_over(me);
+    let before = handed_over();
     let done = work();
-    COUNTED_BYTES.fetch_add(handed_over(me).saturating_sub(before), Ordering::Relaxed);
+    COUNTED_BYTES.fetch_add(handed_over().saturating_sub(before), Ordering::Relaxed);
     done
 }
 
-/// What a thread has handed to the kernel; 0 if that cannot be told.
-fn handed_over(thread: &Path) -> u64 {
-    let io = fs::read_to_string(thread.join("io")).unwrap_or_default();
+/// What this thread has handed to the kernel; 0 if that cannot be told.
+fn handed_over() -> u64 {
+    let io = fs::read_to_string("/proc/thread-self/io").unwrap_or_default();
     let handed_over = io.lines().find_map(|line| line.strip_prefix("wchar: "));
     handed_over
         .and_then(|value| value.trim().parse().ok())

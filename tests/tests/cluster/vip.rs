@@ -43,7 +43,7 @@ fn start_daemons(cluster: &Cluster, nodes: &[usize]) {
 fn the_address_is_on_exactly_one_healthy_host() {
     let options = Options {
         namespaces: true,
-        log: Some("info,bramble=debug,openraft=warn,fjall=warn,lsm_tree=warn"),
+        log: Some("info,bramble=debug,openraft=warn,lsm_tree=warn"),
         ..Options::default()
     };
     let cluster = Cluster::own("vip", options);

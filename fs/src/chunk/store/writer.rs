@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use raftstore::disk::DiskFile;
@@ -58,9 +58,13 @@ struct QueueState {
 }
 
 impl Queue {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Adds a job; hands it back if the store was closed.
     pub(super) fn push(&self, job: Job) -> Result<(), StoreError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if state.closed {
             return Err(StoreError::Closed);
         }
@@ -72,35 +76,31 @@ impl Queue {
     /// Has pack files removed.
     pub(super) fn remove_packs(&self, packs: Vec<u32>) {
         if !packs.is_empty() {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state();
             state.dead_packs.extend(packs);
             self.wake.notify_one();
         }
     }
 
     pub(super) fn close(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.state().closed = true;
         self.wake.notify_one();
     }
 
     /// The chunks that are pending by now.
     fn jobs(&self) -> Vec<Job> {
-        std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).jobs)
+        std::mem::take(&mut self.state().jobs)
     }
 
     /// How many chunks are pending.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .jobs
-            .len()
+        self.state().jobs.len()
     }
 
     /// All that is pending; `None` once closed and drained.
     fn next(&self) -> Option<(Vec<Job>, Vec<u32>)> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         loop {
             if !state.jobs.is_empty() || !state.dead_packs.is_empty() {
                 return Some((

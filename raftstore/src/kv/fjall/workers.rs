@@ -45,6 +45,12 @@ struct Work {
     failed: Option<KvError>,
 }
 
+impl Work {
+    fn outcome(&self) -> Result<(), KvError> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+}
+
 impl Shared {
     fn work(&self) -> MutexGuard<'_, Work> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
@@ -146,12 +152,12 @@ impl Workers {
     pub(super) fn wait_for_room(&self) -> Result<(), KvError> {
         let shared = &self.shared;
         if shared.tree.sealed_memtable_count() < SEALED_MAX {
-            return shared.work().failed.clone().map_or(Ok(()), Err);
+            return shared.work().outcome();
         }
         let work = shared.wait(shared.work(), |_| {
             shared.tree.sealed_memtable_count() >= SEALED_MAX
         });
-        work.failed.clone().map_or(Ok(()), Err)
+        work.outcome()
     }
 
     /// Has what was sealed flushed.
@@ -168,7 +174,7 @@ impl Workers {
         let work = self
             .shared
             .wait(self.shared.work(), |work| work.flushes_done < asked);
-        work.failed.clone().map_or(Ok(()), Err)
+        work.outcome()
     }
 }
 
