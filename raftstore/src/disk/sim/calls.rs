@@ -216,6 +216,7 @@ impl DiskFile for SimFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        let _taken = self.disk.hold_medium();
         let mut state = self.disk.powered()?;
         let fate = state.begin_sync()?;
         let file = state.files.get_mut(&self.inode).ok_or(io::ErrorKind::NotFound)?;
@@ -229,6 +230,7 @@ impl DiskFile for SimFile {
 
     /// What is on its way to the medium may be lost like any that was not synced.
     fn write_back(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        let _taken = self.disk.hold_medium();
         self.disk.powered().map(drop)
     }
 }

@@ -71,6 +71,8 @@ pub struct SimCounters {
 #[derive(Clone, Default)]
 pub struct SimDisk {
     state: Arc<Mutex<State>>,
+    /// Locked while the medium takes nothing.
+    gate: Arc<Mutex<()>>,
 }
 
 #[derive(Clone)]
@@ -130,6 +132,7 @@ impl SimDisk {
         (state.fail_sync, state.fail_write, state.crash_sync) = (None, None, None);
         Self {
             state: Arc::new(Mutex::new(state)),
+            gate: Arc::default(),
         }
     }
 
@@ -163,6 +166,7 @@ impl SimDisk {
         crashed.counters.lost_names = (groups.len() - spared.len()) as u64;
         Self {
             state: Arc::new(Mutex::new(crashed)),
+            gate: Arc::default(),
         }
     }
 
@@ -184,6 +188,11 @@ impl SimDisk {
     pub fn crash_at_sync(&self, n: u64, mode: CrashMode) {
         let mut state = self.lock();
         state.crash_sync = Some((state.counters.syncs + n, mode));
+    }
+
+    /// Has syncs of files and write-backs wait until what this returns is dropped.
+    pub fn hold_medium(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a planned power cut has happened.

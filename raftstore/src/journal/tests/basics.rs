@@ -1,9 +1,6 @@
-use std::io;
-use std::sync::Mutex;
-
 use super::*;
 use crate::clock::Clock;
-use crate::disk::{DiskFile, Open, RealDisk, Space};
+use crate::disk::RealDisk;
 
 #[test]
 fn everything_comes_back_after_a_restart() {
@@ -128,95 +125,19 @@ fn a_batch_is_one_write_and_one_sync() {
     );
 }
 
-/// A disk whose syncs wait while the gate is locked.
-struct GatedDisk {
-    disk: SimDisk,
-    gate: Arc<Mutex<()>>,
-}
-
-struct GatedFile {
-    file: Arc<dyn DiskFile>,
-    gate: Arc<Mutex<()>>,
-}
-
-impl Disk for GatedDisk {
-    fn open(&self, path: &Path, how: Open) -> io::Result<Arc<dyn DiskFile>> {
-        let file = self.disk.open(path, how)?;
-        Ok(Arc::new(GatedFile {
-            file,
-            gate: Arc::clone(&self.gate),
-        }))
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(dir)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.remove_dir_all(dir)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn set_mode(&self, path: &Path, mode: u32) -> io::Result<()> {
-        self.disk.set_mode(path, mode)
-    }
-    fn space(&self, path: &Path) -> io::Result<Space> {
-        self.disk.space(path)
-    }
-}
-
-impl DiskFile for GatedFile {
-    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_exact_at(buf, offset)
-    }
-    fn write_all_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(buf, offset)
-    }
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        let _open = self.gate.lock().unwrap();
-        self.file.sync_data()
-    }
-    fn write_back(&self, offset: u64, len: u64) -> io::Result<()> {
-        self.file.write_back(offset, len)
-    }
-}
-
 #[test]
 fn all_that_comes_during_a_sync_shares_the_next() {
-    let gate = Arc::new(Mutex::new(()));
     let disk = SimDisk::new();
-    let gated = Arc::new(GatedDisk {
-        disk: disk.clone(),
-        gate: Arc::clone(&gate),
-    });
-    let (journal, _) = open_on(
-        gated,
-        DIR,
-        JournalOptions {
-            segment_bytes: 1 << 20,
-            ..options()
-        },
-    )
-    .unwrap();
+    let options = JournalOptions {
+        segment_bytes: 1 << 20,
+        ..options()
+    };
+    let (journal, _) = try_open(&disk, options).unwrap();
     eventually("the spare segment is ready", || {
         journal.stats().free_segments == 1
     });
     let before = disk.counters();
-    let closed = gate.lock().unwrap();
+    let held = disk.hold_medium();
     let (tx, rx) = std::sync::mpsc::channel();
     let mut send = |index| {
         let tx = tx.clone();
@@ -228,7 +149,7 @@ fn all_that_comes_during_a_sync_shares_the_next() {
     (2..102).for_each(&mut send);
     assert!(rx.try_recv().is_err(), "nothing is acknowledged before its sync");
     assert_eq!(read(&journal, 0..200).unwrap().len(), 101, "but readable");
-    drop(closed);
+    drop(held);
     let order: Vec<u64> = rx.iter().take(101).map(Result::unwrap).collect();
     assert_eq!(order, (1..102).collect::<Vec<_>>());
     assert_eq!(
