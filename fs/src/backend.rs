@@ -62,9 +62,9 @@ pub trait Propose: Send + Sync + 'static {
 /// The cluster as the POSIX layer sees it.
 #[async_trait]
 pub trait Backend: Propose {
-    /// Returns once [`Backend::reader`] shows, for these inodes, everything that any node was told is done before
-    /// this call. Waits as long as there is no quorum.
-    async fn refresh(&self, inodes: &[Ino]) -> Result<(), BackendError>;
+    /// Returns once [`Backend::reader`] shows, of this, everything that any node was told is done before this call. Waits
+    /// as long as there is no quorum.
+    async fn refresh(&self, look: Look<'_>) -> Result<(), BackendError>;
 
     /// This node's own copy of the metadata.
     fn reader(&self) -> Reader;
@@ -121,9 +121,43 @@ pub trait Backend: Propose {
         Moment::default()
     }
 
-    /// Lets the kernel answer on its own for what was read of all these inodes since `moment`.
-    fn lend(&self, _inodes: &[Ino], _moment: Moment) -> Loan {
+    /// Lets the kernel answer on its own for what was read of all this since `moment`.
+    fn lend(&self, _look: Look<'_>, _moment: Moment) -> Loan {
         Loan::none()
+    }
+}
+
+/// What somebody looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look<'a> {
+    /// Inodes with their contents and the names in them.
+    pub whole: &'a [Ino],
+    /// Inodes of which only the attributes count.
+    pub attributes: &'a [Ino],
+}
+
+impl<'a> Look<'a> {
+    /// At these inodes and all that is in them.
+    #[must_use]
+    pub const fn whole(inodes: &'a [Ino]) -> Self {
+        Self {
+            whole: inodes,
+            attributes: &[],
+        }
+    }
+
+    /// At the attributes of these inodes.
+    #[must_use]
+    pub const fn attributes(inodes: &'a [Ino]) -> Self {
+        Self {
+            whole: &[],
+            attributes: inodes,
+        }
+    }
+
+    /// All inodes that are looked at.
+    pub fn inodes(self) -> impl Iterator<Item = Ino> + 'a {
+        self.whole.iter().chain(self.attributes).copied()
     }
 }
 

@@ -53,14 +53,25 @@ impl Map {
     ///
     /// # Errors
     /// As mmap.
-    #[expect(unsafe_code, reason = "memory maps are what is tested")]
     pub fn new(file: &File, len: usize, shared: bool) -> io::Result<Self> {
         let flags = if shared {
             libc::MAP_SHARED
         } else {
             libc::MAP_PRIVATE
         };
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        Self::with(file, len, flags, libc::PROT_READ | libc::PROT_WRITE)
+    }
+
+    /// Maps `len` bytes of `file`, shared, to read them only.
+    ///
+    /// # Errors
+    /// As mmap.
+    pub fn read_only(file: &File, len: usize) -> io::Result<Self> {
+        Self::with(file, len, libc::MAP_SHARED, libc::PROT_READ)
+    }
+
+    #[expect(unsafe_code, reason = "memory maps are what is tested")]
+    fn with(file: &File, len: usize, flags: i32, protection: i32) -> io::Result<Self> {
         // SAFETY: a new mapping, at an address that the kernel chooses, unmapped in `drop`.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, file.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED {

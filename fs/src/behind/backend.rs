@@ -13,12 +13,14 @@ use raftstore::meta::{
 };
 use tokio::sync::{Notify, watch};
 
-use super::core::{Attempt, Core, Wish, shared};
+use super::core::{Attempt, Core, Wish};
 use super::dirty::Unflushed;
 use super::pending::Files;
 use super::pins::{Awaited, Gate, Pins};
 use super::{BehindOptions, Upper};
-use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Loan, Moment, Propose, SyncWhat};
+use crate::backend::{
+    Backend, BackendError, ChunkGuard, ClusterSpace, Loan, Look, Moment, Propose, SyncWhat,
+};
 use crate::lease::{Lease, REQUEST_LEASES_MAX};
 
 /// Inode numbers that are reserved at a time.
@@ -119,7 +121,7 @@ impl Shared {
             let mut core = self.core();
             let (message, answer) = core.leases.request(leases);
             core.tell(message);
-            core.evict(self.now());
+            self.evict(&mut core);
             answer
         };
         let mut awaited = Awaited {
@@ -135,6 +137,14 @@ impl Shared {
         };
         self.wait_applied(granted.since).await?;
         Ok(Some(pins))
+    }
+
+    /// Gives up leases that are too many.
+    pub(super) fn evict(&self, core: &mut Core) {
+        let upper = self.upper();
+        core.evict(self.now(), |ino| {
+            upper.as_ref().is_some_and(|upper| upper.may_be_mapped(ino))
+        });
     }
 
     async fn reserve_numbers(&self) -> Result<(), BackendError> {
@@ -245,23 +255,32 @@ impl Shared {
         }
     }
 
-    async fn refresh(self: &Arc<Self>, inodes: &[Ino]) -> Result<(), BackendError> {
-        for inodes in inodes.chunks(REQUEST_LEASES_MAX) {
-            let leases = shared(inodes);
-            self.attempt(|core, pinned| {
-                core.failure()?;
-                if !pinned.is_empty() && core.is_valid(self.now()) {
-                    // Just granted: that is enough for one look.
-                    return Ok(Ok(()));
-                }
-                Ok(match core.may_use(&leases, self.now(), self.applied()) {
-                    Attempt::Done(..) => Ok(()),
-                    other => Err(other),
-                })
-            })
-            .await?;
+    async fn refresh(self: &Arc<Self>, look: Look<'_>) -> Result<(), BackendError> {
+        if look.inodes().count() <= REQUEST_LEASES_MAX {
+            return self.refresh_part(look).await;
+        }
+        let whole = look.whole.chunks(REQUEST_LEASES_MAX).map(Look::whole);
+        let attributes = look.attributes.chunks(REQUEST_LEASES_MAX);
+        for part in whole.chain(attributes.map(Look::attributes)) {
+            self.refresh_part(part).await?;
         }
         Ok(())
+    }
+
+    /// For as much as can be asked for with one message.
+    async fn refresh_part(self: &Arc<Self>, look: Look<'_>) -> Result<(), BackendError> {
+        self.attempt(|core, pinned| {
+            core.failure()?;
+            if !pinned.is_empty() && core.is_valid(self.now()) {
+                // Just granted: that is enough for one look.
+                return Ok(Ok(()));
+            }
+            Ok(match core.may_look(look, self.now(), self.applied()) {
+                Attempt::Done(..) => Ok(()),
+                other => Err(other),
+            })
+        })
+        .await
     }
 
     async fn sync(&self, what: SyncWhat) -> Result<(), BackendError> {
@@ -358,8 +377,8 @@ impl Propose for LeasedBackend {
 
 #[async_trait]
 impl Backend for LeasedBackend {
-    async fn refresh(&self, inodes: &[Ino]) -> Result<(), BackendError> {
-        self.patiently(self.shared.refresh(inodes)).await
+    async fn refresh(&self, look: Look<'_>) -> Result<(), BackendError> {
+        self.patiently(self.shared.refresh(look)).await
     }
 
     fn reader(&self) -> Reader {
@@ -416,16 +435,16 @@ impl Backend for LeasedBackend {
         }
     }
 
-    fn lend(&self, inodes: &[Ino], moment: Moment) -> Loan {
+    fn lend(&self, look: Look<'_>, moment: Moment) -> Loan {
         let shared = &self.shared;
-        let time = shared.core().lend(inodes, moment, shared.now());
+        let (time, leases) = shared.core().lend(look, moment, shared.now());
         if time.is_zero() {
             return Loan::none();
         }
-        let (shared, inodes) = (Arc::clone(shared), inodes.to_vec());
+        let shared = Arc::clone(shared);
         let told = move || {
             let until = shared.now() + time + LENT_MARGIN;
-            if shared.core().leases.lent(&inodes, until) {
+            if shared.core().leases.lent(&leases, until) {
                 shared.changed.notify_waiters();
             }
         };

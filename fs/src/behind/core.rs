@@ -15,7 +15,7 @@ use super::leases::LeaseCache;
 use super::pending::Pending;
 use super::requests::Requests;
 use super::room::Room;
-use crate::backend::{BackendError, Moment};
+use crate::backend::{BackendError, Look, Moment};
 use crate::lease::{HolderStatus, Lease, LeaseLink, LeaseMode, ToLeader};
 
 /// Inodes whose locks other nodes are known to wait for; forgetting one costs them a poll.
@@ -148,29 +148,32 @@ impl Core {
     }
 
     /// Gives up leases that nobody uses, if there are more than `leases_max`: some at a time, so that not each new one costs a
-    /// message for an old one.
-    pub(super) fn evict(&mut self, now: Duration) {
+    /// message for an old one. Those of which `is_mapped` says so stay: their pages would show what other nodes write late.
+    pub(super) fn evict(&mut self, now: Duration, is_mapped: impl Fn(Ino) -> bool) {
         let leases_max = self.options.leases_max;
         if self.leases.len() <= leases_max {
             return;
         }
         let pending = &self.pending;
         let keep = leases_max - leases_max / EVICTED_PART;
-        let is_pending = |ino, touched| pending.has_any_of(ino, touched);
-        if let Some(release) = self.leases.evict(keep, now, is_pending) {
+        let is_needed = |ino, touched| pending.has_any_of(ino, touched) || is_mapped(ino);
+        if let Some(release) = self.leases.evict(keep, now, is_needed) {
             self.tell(release);
         }
     }
 
-    /// How long the kernel may answer for `inodes` on its own; they are pinned until [`LeaseCache::lent`] unless that is
-    /// no time at all.
-    pub(super) fn lend(&mut self, inodes: &[Ino], moment: Moment, now: Duration) -> Duration {
+    /// How long the kernel may answer for `look` on its own, and the leases that it then relies on: they are pinned until
+    /// [`LeaseCache::lent`] unless that is no time at all.
+    pub(super) fn lend(&mut self, look: Look<'_>, moment: Moment, now: Duration) -> (Duration, Vec<Ino>) {
         if self.session.is_none() || self.failed.is_some() {
-            return Duration::ZERO;
+            return (Duration::ZERO, Vec::new());
         }
         let longest = self.options.lent_max.min(self.valid_until.saturating_sub(now));
-        self.leases
-            .lend(inodes, (moment.grants, moment.number), now, longest)
+        let leases = self.leases.covering(look);
+        let time = self
+            .leases
+            .lend(&leases, (moment.grants, moment.number), now, longest);
+        (time, leases)
     }
 
     /// What the leader cannot be told now, it learns when it is found again.
@@ -260,13 +263,18 @@ impl Core {
         self.wanted.insert(ino);
     }
 
-    /// Whether all of `leases` can be used now.
-    pub(super) fn may_use(&self, leases: &[Lease], now: Duration, applied: u64) -> Attempt {
+    /// Whether `look` can be answered from here now.
+    pub(super) fn may_look(&mut self, look: Look<'_>, now: Duration, applied: u64) -> Attempt {
         if !self.is_valid(now) {
             return Attempt::Wait;
         }
-        match self.leases.usable(leases, &[]) {
-            None => Attempt::Acquire(leases.to_vec()),
+        match self.leases.usable(&shared(self.leases.covering(look)), &[]) {
+            None => {
+                if let Some(range) = self.leases.missed(look.attributes) {
+                    self.tell(range);
+                }
+                Attempt::Acquire(shared(look.inodes()))
+            }
             Some(since) if since > applied => Attempt::Apply(since),
             Some(_) => Attempt::Done(Reply::Done, Vec::new()),
         }
@@ -440,11 +448,8 @@ impl Core {
     }
 }
 
-/// A lease for reading.
-pub(super) fn shared(inodes: &[Ino]) -> Vec<Lease> {
-    let lease = |ino: &Ino| Lease {
-        ino: *ino,
-        mode: LeaseMode::Shared,
-    };
-    inodes.iter().map(lease).collect()
+/// Leases for reading.
+fn shared(inodes: impl IntoIterator<Item = Ino>) -> Vec<Lease> {
+    let mode = LeaseMode::Shared;
+    inodes.into_iter().map(|ino| Lease { ino, mode }).collect()
 }

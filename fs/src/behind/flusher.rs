@@ -206,7 +206,7 @@ impl Shared {
                         core.tell(claim);
                     }
                     // Files that were made here came with leases that nobody asked for.
-                    core.evict(now);
+                    self.evict(&mut core);
                 }
                 let answered = core.settle();
                 if answered > 0 {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use raftstore::meta::Ino;
 use tokio::sync::oneshot;
 
-use crate::lease::{Lease, LeaseMode, ToLeader};
+use super::tries::RangeTries;
+use crate::backend::Look;
+use crate::lease::{Lease, LeaseMode, ToLeader, is_range, range_of};
 
 /// Entries of the eviction order for leases that are gone, before they are swept.
 const ORDER_SLACK: usize = 1024;
@@ -24,7 +26,8 @@ struct Held {
     since: u64,
     /// Calls that rely on it at this moment.
     pins: u32,
-    /// The number of the last pending change made under it.
+    /// The number of the last pending change made under it; of a range, of the last to any of its inodes, which is not
+    /// made under it.
     touched: u64,
     /// What others want of it.
     recall: Option<Recall>,
@@ -36,6 +39,13 @@ struct Held {
     lent_until: Duration,
     /// The inode was made under it: no other node has ever had a lease of it.
     own: bool,
+}
+
+impl Held {
+    /// Whether nobody may begin to use it.
+    fn is_closing(&self) -> bool {
+        self.recall.is_some_and(|recall| recall.closing)
+    }
 }
 
 /// A lease that is on its way back.
@@ -79,6 +89,7 @@ pub(super) enum Closing {
 /// The leases of one node.
 #[derive(Debug, Default)]
 pub(super) struct LeaseCache {
+    /// By inode, or range.
     held: HashMap<Ino, Held>,
     /// In the order in which they came, for eviction; may name some that are gone.
     order: VecDeque<Ino>,
@@ -86,6 +97,7 @@ pub(super) struct LeaseCache {
     born: HashSet<Ino>,
     requests: HashMap<u64, Request>,
     next_request: u64,
+    tries: RangeTries,
     /// Leases that came so far.
     grants: u64,
 }
@@ -97,13 +109,34 @@ impl LeaseCache {
         let mut since = 0;
         for want in wants {
             let held = self.held.get(&want.ino)?;
-            let closing = held.recall.is_some_and(|recall| recall.closing);
-            if held.mode < want.mode || (closing && !pinned.contains(&want.ino)) {
+            if held.mode < want.mode || (held.is_closing() && !pinned.contains(&want.ino)) {
                 return None;
             }
             since = since.max(held.since);
         }
         Some(since)
+    }
+
+    /// The leases that a look stands on: those of inodes, or of the ranges in which they are.
+    pub(super) fn covering(&self, look: Look<'_>) -> Vec<Ino> {
+        let is_open = |lease: &Ino| self.held.get(lease).is_some_and(|held| !held.is_closing());
+        let covering = |ino: &Ino| {
+            let range = range_of(*ino);
+            if is_open(ino) || !is_open(&range) {
+                *ino
+            } else {
+                range
+            }
+        };
+        let whole = look.whole.iter().copied();
+        whole.chain(look.attributes.iter().map(covering)).collect()
+    }
+
+    /// The attributes of these are not covered, and asked for one by one. What to tell the leader besides.
+    pub(super) fn missed(&mut self, inodes: &[Ino]) -> Option<ToLeader> {
+        let range = self.tries.missed(inodes)?;
+        self.next_request += 1;
+        Some(self.tries.request(self.next_request, range))
     }
 
     pub(super) fn pin(&mut self, inodes: &[Ino]) {
@@ -126,9 +159,9 @@ impl LeaseCache {
         last
     }
 
-    /// A change with this number was made under these leases.
+    /// A change with this number was made under these leases. Their ranges show it, too.
     pub(super) fn touch(&mut self, inodes: impl Iterator<Item = Ino>, number: u64) {
-        for ino in inodes {
+        for ino in inodes.flat_map(|ino| [ino, range_of(ino)]) {
             if let Some(held) = self.held.get_mut(&ino) {
                 held.touched = number;
             }
@@ -263,6 +296,10 @@ impl LeaseCache {
     /// The leader has granted a request: whoever waits for it gets the leases pinned. A grant that nobody waits for
     /// any more is a lease all the same.
     pub(super) fn granted(&mut self, id: u64, since: u64, now: Duration) {
+        if let Some(ino) = self.tries.granted(id) {
+            let mode = LeaseMode::Shared;
+            return self.insert(Lease { ino, mode }, since, now);
+        }
         let Some(request) = self.requests.remove(&id) else {
             return;
         };
@@ -292,7 +329,8 @@ impl LeaseCache {
         self.held.contains_key(&ino)
     }
 
-    /// Others want a lease that is held. True if somebody must see to its end.
+    /// Others want a lease that is held. True if somebody must see to its end. A range is closed at once: the leader may
+    /// have let another node have an inode in it that was made just now.
     pub(super) fn recalled(&mut self, ino: Ino, keep: Option<LeaseMode>) -> bool {
         let Some(held) = self.held.get_mut(&ino) else {
             return false;
@@ -303,7 +341,8 @@ impl LeaseCache {
                 false
             }
             None => {
-                held.recall = Some(Recall { keep, closing: false });
+                let closing = is_range(ino);
+                held.recall = Some(Recall { keep, closing });
                 true
             }
         }
@@ -324,7 +363,7 @@ impl LeaseCache {
         if held.pins > 0 {
             return Closing::InUse;
         }
-        Closing::Ready(held.touched)
+        Closing::Ready(if is_range(ino) { 0 } else { held.touched })
     }
 
     /// It may be used again until it is closed again.
@@ -353,13 +392,13 @@ impl LeaseCache {
         })
     }
 
-    /// Gives up what nobody uses until at most `leases_max` are held; nothing of which `is_pending` says, by its inode
-    /// and the number of the last change, that something was not committed yet.
+    /// Gives up what nobody uses until at most `leases_max` are held; nothing of which `is_needed` says, by its inode
+    /// and the number of the last change, that it is used all the same.
     pub(super) fn evict(
         &mut self,
         leases_max: usize,
         now: Duration,
-        is_pending: impl Fn(Ino, u64) -> bool,
+        is_needed: impl Fn(Ino, u64) -> bool,
     ) -> Option<ToLeader> {
         let mut leases = Vec::new();
         let mut looked_at = self.order.len();
@@ -372,7 +411,8 @@ impl LeaseCache {
                 continue;
             };
             let in_use = held.pins > 0 || held.lent_until > now;
-            if in_use || held.recall.is_some() || is_pending(ino, held.touched) {
+            let needed = !is_range(ino) && is_needed(ino, held.touched);
+            if in_use || held.recall.is_some() || needed {
                 self.order.push_back(ino);
                 continue;
             }
@@ -411,6 +451,7 @@ impl LeaseCache {
         self.order.clear();
         self.born.clear();
         self.requests.clear();
+        self.tries.clear();
     }
 }
 

@@ -24,6 +24,7 @@ mod quota;
 mod recall;
 mod requests;
 mod room;
+mod tries;
 
 use async_trait::async_trait;
 use raftstore::meta::{Event, Ino};
@@ -40,6 +41,8 @@ pub trait Upper: Send + Sync + 'static {
     fn changed_here(&self, events: &[Event]);
     /// Whether the kernel may have pages of this inode.
     fn may_have_pages(&self, ino: Ino) -> bool;
+    /// Whether programs may look at such pages without asking: the inode is open, so it may be mapped.
+    fn may_be_mapped(&self, ino: Ino) -> bool;
     /// Makes the kernel forget them.
     async fn forget_pages(&self, ino: Ino);
     /// Makes the kernel forget all that it knows. Must not wait.

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 use super::convert;
 use super::reply::Refuse;
 use super::tasks::{Patience, Tasks};
-use crate::backend::Loan;
+use crate::backend::{Loan, Look};
 use crate::posix::{
     Caller, DirEntry, FsError, LockRange, LockRequest, Seek, Vfs, WriteRequest, XATTR_LIST_BYTES_MAX,
 };
@@ -126,6 +126,11 @@ async fn settled<T>(vfs: Arc<Vfs>, work: impl Future<Output = Result<T, FsError>
     Ok(answer)
 }
 
+/// A name in a directory, and the attributes of what it stands for.
+fn named<'a>(whole: &'a [u64], attributes: &'a [u64]) -> Look<'a> {
+    Look { whole, attributes }
+}
+
 fn owned(name: &OsStr) -> Bytes {
     Bytes::copy_from_slice(name.as_bytes())
 }
@@ -206,11 +211,13 @@ impl Filesystem for BrambleFilesystem {
                 let moment = vfs.moment();
                 match settled(vfs.clone(), vfs.lookup(parent.0, &name)).await {
                     Ok(inode) if convert::may_keep(&inode) => {
-                        let loan = vfs.lend(&[parent.0, inode.ino], moment);
+                        let loan = vfs.lend(named(&[parent.0], &[inode.ino]), moment);
                         Ok((Some(inode), loan))
                     }
                     Ok(inode) => Ok((Some(inode), Loan::none())),
-                    Err(FsError::Refused(Refusal::NotFound)) => Ok((None, vfs.lend(&[parent.0], moment))),
+                    Err(FsError::Refused(Refusal::NotFound)) => {
+                        Ok((None, vfs.lend(named(&[parent.0], &[]), moment)))
+                    }
                     Err(error) => Err(error),
                 }
             },
@@ -229,7 +236,7 @@ impl Filesystem for BrambleFilesystem {
                 let moment = vfs.moment();
                 let inode = settled(vfs.clone(), vfs.getattr(ino.0)).await?;
                 let loan = if convert::may_keep(&inode) {
-                    vfs.lend(&[ino.0], moment)
+                    vfs.lend(Look::attributes(&[ino.0]), moment)
                 } else {
                     Loan::none()
                 };
@@ -544,7 +551,7 @@ impl Filesystem for BrambleFilesystem {
                 let entries = settled(vfs.clone(), vfs.read_dir_plus(ino.0, cookie, DIR_ENTRIES_MAX)).await?;
                 let lend = |(_, inode): &(DirEntry, Inode)| {
                     if convert::may_keep(inode) {
-                        vfs.lend(&[ino.0, inode.ino], moment)
+                        vfs.lend(named(&[ino.0], &[inode.ino]), moment)
                     } else {
                         Loan::none()
                     }

@@ -5,16 +5,21 @@
 //! changes that the cluster learns of later. The leader gives leases out and asks for them back; it keeps them in
 //! memory only. A new leader is told by every session what it holds, before it gives anything out.
 //!
+//! Who asks for the attributes of many inodes may get those of a whole [range](range_of) of them as one lease, if nobody
+//! else changes any of them. It is given up as soon as somebody wants to.
+//!
 //! A lease lives as long as its session, and a session that the leader has not heard of for a while is expired. So what
 //! is kept under leases may be shown only until [`LeaseHolder::valid_until`].
 
 mod link;
+mod range;
 
 use std::time::Duration;
 
 use raftstore::meta::{Ino, SessionId};
 
 pub use link::{GrantCount, LINK_MESSAGES_MAX, LeaseLink, LinkReceiver};
+pub use range::{inodes_of, is_range, range_of};
 
 /// Leases that one session may hold. The leader recalls the oldest beyond that.
 pub const SESSION_LEASES_MAX: usize = 65_536;
@@ -64,6 +69,14 @@ pub enum ToLeader {
         /// What is wanted, besides what is held.
         leases: Vec<Lease>,
     },
+    /// Asks for a range, shared: granted at once with this id, if nobody else holds or wants any of its inodes exclusively.
+    /// Else there is no answer.
+    TryRange {
+        /// Chosen by the holder, as that of a request.
+        id: u64,
+        /// Which: a [range](range_of).
+        range: Ino,
+    },
     /// Gives up, or keeps only `Shared`. What was done under these is committed and applied on this node by now. A
     /// lease is given up when this is sent, and not before: a grant that arrives later is a new lease.
     Release {
@@ -112,7 +125,8 @@ pub trait LeaseHolder: Send + Sync + 'static {
     /// `log_index`.
     fn granted(&self, id: u64, log_index: u64);
     /// Others want these: give them up (`None`) or keep `Shared`, with [`ToLeader::Release`]. To be answered also if
-    /// they are not held any more, and without waiting for a request of one's own.
+    /// they are not held any more, and without waiting for a request of one's own. A range must not be used for anything
+    /// new from now on: another node may just have made an inode in it.
     fn recalled(&self, leases: Vec<Kept>);
     /// What is cached under leases of `session` is valid until this moment of the monotonic clock (unless renewed).
     fn valid_until(&self, session: SessionId, at: Duration);

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use raftstore::clock::Clock;
 use raftstore::journal::JournalError;
-use raftstore::meta::{ChunkId, Ino, MetaStore, Op, Reader, Reply, SessionId};
+use raftstore::meta::{ChunkId, MetaStore, Op, Reader, Reply, SessionId};
 use tokio::sync::watch;
 
 use super::coalesce::Coalescer;
@@ -16,7 +16,7 @@ use super::proposer::{Proposer, no_quorum};
 use super::session::{ClusterView, SessionKeeper, SessionState};
 use super::transport::leader_client::LeaderClient;
 use super::transport::wire::WireError;
-use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Propose, SyncWhat};
+use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Look, Propose, SyncWhat};
 use crate::chunk::DataPlane;
 
 /// After this time without an answer, `on_quorum_loss = error` fails a read.
@@ -104,7 +104,7 @@ impl Propose for NodeBackend {
 
 #[async_trait]
 impl Backend for NodeBackend {
-    async fn refresh(&self, _inodes: &[Ino]) -> Result<(), BackendError> {
+    async fn refresh(&self, _look: Look<'_>) -> Result<(), BackendError> {
         match self.on_quorum_loss {
             OnQuorumLoss::Wait => self.caught_up().await,
             OnQuorumLoss::Error => tokio::time::timeout(PATIENCE, self.caught_up())

@@ -7,6 +7,7 @@ use raftstore::meta::{
 use super::lock_table::Changer;
 use super::vfs::{Fence, present};
 use super::{FileSystemSpace, FsError, Vfs};
+use crate::backend::Look;
 
 /// Unit in which statfs counts.
 const BLOCK_BYTES: u32 = 4096;
@@ -35,7 +36,7 @@ impl Vfs {
         };
         let changes_owner = change.uid.is_some() || change.gid.is_some();
         if changes_owner || change.size.is_some() {
-            self.backend.refresh(&[ino]).await?;
+            self.backend.refresh(Look::whole(&[ino])).await?;
             let inode = present(&self.backend.reader(), ino)?;
             // chown takes these privileges from anything that can be executed, whoever calls it.
             change.kill_suid_sgid |= changes_owner && inode.kind != FileKind::Directory;

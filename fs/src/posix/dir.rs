@@ -8,6 +8,7 @@ use raftstore::meta::{FIRST_COOKIE, FileKind, Ino, Inode};
 
 use super::vfs::directory;
 use super::{FsError, Vfs};
+use crate::backend::Look;
 
 /// Cookie of `.`.
 const SELF_COOKIE: u64 = 1;
@@ -35,7 +36,7 @@ impl Vfs {
         cookie: u64,
         entries_max: usize,
     ) -> Result<Vec<DirEntry>, FsError> {
-        self.backend.refresh(&[ino]).await?;
+        self.backend.refresh(Look::whole(&[ino])).await?;
         let reader = self.backend.reader();
         let dir = directory(&reader, ino)?;
         let mut entries = Vec::new();
@@ -82,7 +83,7 @@ impl Vfs {
             };
             cookie = last.cookie;
             let inodes: Vec<Ino> = entries.iter().map(|entry| entry.ino).collect();
-            self.backend.refresh(&inodes).await?;
+            self.backend.refresh(Look::attributes(&inodes)).await?;
             let reader = self.backend.reader();
             let mut listed = Vec::with_capacity(entries.len());
             for entry in entries {

@@ -10,7 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::lock_table::{Edge, Holder, Using, Waiting, conflict};
 use super::{FsError, LockRange, Vfs};
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, Look};
 
 /// A lock that a process on this node asks for, or asks about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl Vfs {
         let lock = self.lock_of(request);
         // Programs that poll must not fill the log: ask the cluster only if it may say yes.
         if self.conflicting(request.ino, &lock)?.is_some() {
-            self.backend.refresh(&[request.ino]).await?;
+            self.backend.refresh(Look::whole(&[request.ino])).await?;
             if self.conflicting(request.ino, &lock)?.is_some() {
                 return Err(FsError::WouldBlock);
             }
@@ -150,7 +150,7 @@ impl Vfs {
 
     /// A lock that would be in the way of `request`, as far as the whole cluster knows.
     pub async fn get_lock(&self, request: &LockRequest) -> Result<Option<Lock>, FsError> {
-        self.backend.refresh(&[request.ino]).await?;
+        self.backend.refresh(Look::whole(&[request.ino])).await?;
         self.conflicting(request.ino, &self.lock_of(request))
     }
 

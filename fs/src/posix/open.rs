@@ -6,6 +6,7 @@ use super::lock_table::Changer;
 use super::open_inodes::Opening;
 use super::vfs::{ENTRY_BYTES, check_name_length, present};
 use super::{Caller, FsError, OpenFlags, OpenedFile, Vfs};
+use crate::backend::Look;
 
 impl Vfs {
     /// Opens a file. Permissions were checked by the kernel.
@@ -105,7 +106,7 @@ impl Vfs {
 
     /// The inode, unless it lost its last name while nobody here had it open: then it may be freed at any moment.
     async fn still_there(&self, opening: &Opening, ino: Ino) -> Result<Inode, FsError> {
-        self.backend.refresh(&[ino]).await?;
+        self.backend.refresh(Look::whole(&[ino])).await?;
         let inode = present(&self.backend.reader(), ino)?;
         if inode.nlink == 0 && !opening.was_open {
             return Err(Refusal::Stale.into());

@@ -6,7 +6,7 @@ use raftstore::meta::{ChunkId, Extent, Ino, Inode, Reader, Source};
 
 use super::vfs::present;
 use super::{FsError, Vfs};
-use crate::backend::BackendError;
+use crate::backend::{BackendError, Look};
 
 /// How often a read begins anew because the file changed under it.
 const READ_TRIES: u32 = 64;
@@ -29,7 +29,7 @@ impl Vfs {
     pub async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Bytes, FsError> {
         for attempt in 0..READ_TRIES {
             // Each time: a chunk that is gone may be the effect of something that this node has not applied yet.
-            self.backend.refresh(&[ino]).await?;
+            self.backend.refresh(Look::whole(&[ino])).await?;
             match self.try_read(ino, offset, len, attempt < STRICT_TRIES).await {
                 // Merged, cut off or overwritten since the extents were read.
                 Err(FsError::Backend(BackendError::ChunkGone(_))) => {}

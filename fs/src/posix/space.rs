@@ -6,7 +6,7 @@ use raftstore::meta::{AttrChange, Fallocate, FileKind, Ino, Inode, Op, Refusal, 
 use super::lock_table::Changer;
 use super::vfs::present;
 use super::{Caller, FsError, Vfs};
-use crate::backend::SyncWhat;
+use crate::backend::{Look, SyncWhat};
 
 /// Largest range that one copy op shares, bytes: a copy of a huge file must not stop everything else.
 const COPY_BYTES_MAX: u64 = 64 << 20;
@@ -52,7 +52,7 @@ impl Vfs {
 
     /// The next data or hole at or after `offset`; ENXIO beyond the end, or if there is no data any more.
     pub async fn seek(&self, ino: Ino, offset: u64, what: Seek) -> Result<u64, FsError> {
-        self.backend.refresh(&[ino]).await?;
+        self.backend.refresh(Look::whole(&[ino])).await?;
         let reader = self.backend.reader();
         let size = present(&reader, ino)?.size;
         if !self.backend.unflushed(ino, offset, size).is_empty() {

@@ -11,12 +11,12 @@ use raftstore::clock::{Clock, SystemClock};
 use raftstore::kv::KvError;
 use raftstore::meta::testing::LocalMeta;
 use raftstore::meta::{
-    ChunkId, Ino, MetaError, MetaStore, NodeId, Observer, Op, Proposal, Reader, Reply, SessionId,
+    ChunkId, MetaError, MetaStore, NodeId, Observer, Op, Proposal, Reader, Reply, SessionId,
 };
 use tokio::sync::watch;
 
 use super::{Limits, Vfs};
-use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Propose, SyncWhat};
+use crate::backend::{Backend, BackendError, ChunkGuard, ClusterSpace, Look, Propose, SyncWhat};
 
 /// After so many stored chunks, those that nothing refers to are dropped.
 const SWEEP_CHUNKS: usize = 1024;
@@ -254,7 +254,7 @@ impl Propose for LocalBackend {
 
 #[async_trait]
 impl Backend for LocalBackend {
-    async fn refresh(&self, _inodes: &[Ino]) -> Result<(), BackendError> {
+    async fn refresh(&self, _look: Look<'_>) -> Result<(), BackendError> {
         self.cluster.wait_for_quorum().await;
         Ok(())
     }

@@ -13,7 +13,7 @@ use raftstore::meta::{
 
 use super::lock_table::{Changer, LockTable};
 use super::{FsError, Invalidations, OpenInodes};
-use crate::backend::{Backend, BackendError, ClusterSpace, Loan, Moment, SyncWhat};
+use crate::backend::{Backend, BackendError, ClusterSpace, Loan, Look, Moment, SyncWhat};
 use crate::behind::Upper;
 
 /// How often a look-up is repeated if what it found is gone again.
@@ -129,13 +129,16 @@ impl Vfs {
         for _ in 0..LOOKUP_TRIES {
             let known = self.named(parent, name).ok().flatten();
             // What the name most likely stands for is asked for together with it.
-            let asked: Vec<Ino> = [parent].into_iter().chain(known).collect();
-            self.backend.refresh(&asked).await?;
+            let look = Look {
+                whole: &[parent],
+                attributes: known.as_slice(),
+            };
+            self.backend.refresh(look).await?;
             let Some(ino) = self.named(parent, name)? else {
                 return Err(Refusal::NotFound.into());
             };
             if known != Some(ino) {
-                self.backend.refresh(&[ino]).await?;
+                self.backend.refresh(Look::attributes(&[ino])).await?;
             }
             if let Some(inode) = self.backend.reader().inode(ino)? {
                 self.open.saw(inode.ino);
@@ -161,7 +164,7 @@ impl Vfs {
 
     /// The inode, also if it has no name any more.
     pub async fn getattr(&self, ino: Ino) -> Result<Inode, FsError> {
-        self.backend.refresh(&[ino]).await?;
+        self.backend.refresh(Look::attributes(&[ino])).await?;
         present(&self.backend.reader(), ino)
     }
 
@@ -204,10 +207,10 @@ impl Vfs {
         self.backend.moment()
     }
 
-    /// How long the kernel may answer on its own for what was looked up of these inodes since `moment`.
+    /// How long the kernel may answer on its own for what was looked up of this since `moment`.
     #[must_use]
-    pub fn lend(&self, inodes: &[Ino], moment: Moment) -> Loan {
-        self.backend.lend(inodes, moment)
+    pub fn lend(&self, look: Look<'_>, moment: Moment) -> Loan {
+        self.backend.lend(look, moment)
     }
 
     /// A handle that was never given out before.
@@ -337,6 +340,10 @@ impl Upper for Vfs {
 
     fn may_have_pages(&self, ino: Ino) -> bool {
         self.invalidations.is_cached(ino)
+    }
+
+    fn may_be_mapped(&self, ino: Ino) -> bool {
+        self.invalidations.is_cached(ino) && !self.open.open_among(&[ino]).is_empty()
     }
 
     async fn forget_pages(&self, ino: Ino) {

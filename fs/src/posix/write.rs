@@ -7,7 +7,7 @@ use raftstore::meta::{Data, FILE_BYTES_MAX, Ino, Inode, Op, Refusal, Reply, Writ
 use super::lock_table::Changer;
 use super::vfs::{Fence, present};
 use super::{FsError, Vfs, WriteRequest, Written};
-use crate::backend::ChunkGuard;
+use crate::backend::{ChunkGuard, Look};
 
 impl Vfs {
     /// Writes. What is written is on the media of a majority when this returns.
@@ -121,7 +121,7 @@ impl Vfs {
     /// Pages that were mapped may lie beyond an end that another node has moved: such bytes are gone.
     async fn clamp_to_size(&self, request: &mut WriteRequest) -> Result<(), FsError> {
         request.append = false;
-        self.backend.refresh(&[request.ino]).await?;
+        self.backend.refresh(Look::whole(&[request.ino])).await?;
         let size = self.size(request.ino)?;
         let room = usize::try_from(size.saturating_sub(request.offset)).unwrap_or(usize::MAX);
         request.data.truncate(room);

@@ -5,6 +5,7 @@ use raftstore::meta::{Ino, Inode, NAME_BYTES_MAX, Op, Refusal, XATTR_BYTES_MAX, 
 
 use super::vfs::{ENTRY_BYTES, present};
 use super::{Caller, FsError, Vfs};
+use crate::backend::Look;
 
 /// What the kernel takes as a list of names.
 pub const XATTR_LIST_BYTES_MAX: usize = 65_536;
@@ -15,7 +16,7 @@ impl Vfs {
     /// The value of an attribute; ENODATA if there is none.
     pub async fn get_xattr(&self, ino: Ino, name: &[u8]) -> Result<Bytes, FsError> {
         check_namespace(name)?;
-        self.backend.refresh(&[ino]).await?;
+        self.backend.refresh(Look::whole(&[ino])).await?;
         let reader = self.backend.reader();
         if !present(&reader, ino)?.has_xattrs {
             return Err(Refusal::NoAttribute.into());
@@ -27,7 +28,7 @@ impl Vfs {
 
     /// All names, each followed by NUL. `trusted.*` is for root's eyes only.
     pub async fn list_xattrs(&self, ino: Ino, caller: Caller) -> Result<Vec<u8>, FsError> {
-        self.backend.refresh(&[ino]).await?;
+        self.backend.refresh(Look::whole(&[ino])).await?;
         let reader = self.backend.reader();
         let mut list = Vec::new();
         if !present(&reader, ino)?.has_xattrs {

@@ -12,7 +12,7 @@ use raftstore::meta::{
 };
 
 use super::status::{SnapshotStatus, UserStatus, VolumeList, VolumeStatus, rfc3339};
-use crate::backend::{Backend, BackendError};
+use crate::backend::{Backend, BackendError, Look};
 use crate::posix::{FsError, Vfs};
 
 /// Names of a directory, and inodes, that are looked at together.
@@ -106,7 +106,7 @@ impl Volumes {
 
     /// This node's state, after it has caught up with what the cluster has decided.
     async fn reader(&self) -> Result<Reader, VolumesError> {
-        self.parts.cluster.refresh(&[ROOT_INO]).await?;
+        self.parts.cluster.refresh(Look::whole(&[ROOT_INO])).await?;
         Ok(self.parts.cluster.reader())
     }
 
@@ -379,7 +379,7 @@ impl Volumes {
         let mut inodes = vec![root];
         let mut directories = vec![root];
         while let Some(directory) = directories.pop() {
-            self.parts.tree.refresh(&[directory]).await?;
+            self.parts.tree.refresh(Look::whole(&[directory])).await?;
             let mut after = 0;
             loop {
                 let items = self.parts.tree.reader().list(directory, after, PAGE)?;

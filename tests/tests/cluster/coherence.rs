@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bramble_tests::{Cluster, Seed, brief_or_full};
+use bramble_tests::sys::Map;
+use bramble_tests::{Cluster, Seed, brief_or_full, wait_for};
 use rand::{Rng as _, RngCore as _};
 
 #[test]
@@ -254,6 +255,35 @@ fn what_the_kernel_answers_by_itself_is_never_old() {
 }
 
 /// What can be seen of `dir`, as text.
+#[test]
+fn a_mapping_shows_what_others_write_however_many_files_were_looked_at() {
+    // More than a node holds leases of.
+    const FILES: usize = 7000;
+    let cluster = Cluster::shared("mapping");
+    let [writer, reader] = [0, 1].map(|node| cluster.dir(node));
+    fs::write(writer.join("mapped"), [1; 4096]).unwrap();
+    for index in 0..FILES {
+        File::create(writer.join(format!("file{index}"))).unwrap();
+    }
+    File::open(&writer).unwrap().sync_all().unwrap();
+    let mapped = File::open(reader.join("mapped")).unwrap();
+    let map = Map::read_only(&mapped, 4096).unwrap();
+    assert_eq!(map.read(0..10), [1; 10]);
+    let held = || cluster.node(1).status().0["leases"]["shared"].as_u64().unwrap();
+    for index in 0..FILES {
+        File::open(reader.join(format!("file{index}"))).unwrap();
+    }
+    assert!(held() < FILES as u64, "{} leases: none was given up", held());
+    // Not synced: nothing but the lease tells the reader of it.
+    let file = rw(&writer.join("mapped"));
+    for byte in 2..5 {
+        file.write_all_at(&[byte; 4096], 0).unwrap();
+        wait_for("the mapping to show it", Duration::from_secs(3), || {
+            (map.read(0..10) == [byte; 10]).then_some(())
+        });
+    }
+}
+
 fn look(dir: &Path) -> ([String; 3], String) {
     let text = fs::read(dir.join("file")).map_err(|error| error.to_string());
     (stats(dir), format!("{text:?}"))

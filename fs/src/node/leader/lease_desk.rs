@@ -186,6 +186,9 @@ impl LeaseDesk {
             ToLeader::Acquire { id, leases } => table
                 .acquire(link.session, id, &leases)
                 .map_err(|error| WireError::Malformed(error.to_string()))?,
+            ToLeader::TryRange { id, range } => table
+                .try_range(link.session, id, range)
+                .map_err(|error| WireError::Malformed(error.to_string()))?,
             ToLeader::Release { leases } => table.release(link.session, &leases, grants_seen),
             ToLeader::Claim { inodes } => {
                 table.claim(link.session, &inodes);

@@ -6,12 +6,19 @@
 //!
 //! Grants and releases cross on their way: a release that its sender wrote before it knew of a grant of the same inode
 //! is about what it held before, and is void. Grants are counted for that, and a release says how many were known.
+//!
+//! A [range](range_of) of inodes is given out only if nobody is in the way, and never waited for. Inodes that were made in one
+//! meanwhile are their maker's all the same: who holds the range is told to give it up, and hears that before it can be
+//! granted the directory in which it would find them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use raftstore::meta::{Ino, SessionId};
 
-use crate::lease::{Kept, Lease, LeaseMode, REQUEST_LEASES_MAX, SESSION_LEASES_MAX, SESSION_REQUESTS_MAX};
+use crate::lease::{
+    Kept, Lease, LeaseMode, REQUEST_LEASES_MAX, SESSION_LEASES_MAX, SESSION_REQUESTS_MAX, inodes_of,
+    is_range, range_of,
+};
 
 /// What a session is to be told. Orders to one session must reach it in the order in which they were given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +55,9 @@ pub enum Overrun {
     /// Requests that wait.
     #[error("more than {SESSION_REQUESTS_MAX} requests for leases wait")]
     Requests,
+    /// A range that is to be waited for, or for changing.
+    #[error("a range of inodes is asked for as if it were one")]
+    Range,
 }
 
 /// Place in the queue of requests.
@@ -94,7 +104,8 @@ struct Request {
 /// All leases of one leader's time in office.
 #[derive(Debug)]
 pub struct LeaseTable {
-    places: HashMap<Ino, Place>,
+    /// By inode or range.
+    places: BTreeMap<Ino, Place>,
     sessions: BTreeMap<SessionId, Session>,
     requests: BTreeMap<Ticket, Request>,
     next_ticket: Ticket,
@@ -114,7 +125,7 @@ impl LeaseTable {
 
     fn bounded(awaited: impl IntoIterator<Item = SessionId>, session_leases_max: usize) -> Self {
         Self {
-            places: HashMap::new(),
+            places: BTreeMap::new(),
             sessions: BTreeMap::new(),
             requests: BTreeMap::new(),
             next_ticket: 0,
@@ -142,8 +153,11 @@ impl LeaseTable {
         let mut touched = self.forget(session);
         let mut entered = Session::default();
         let mut refused = BTreeSet::new();
-        for lease in held {
-            if self.conflicts(session, lease.ino, lease.mode).next().is_some() {
+        for mut lease in held {
+            if is_range(lease.ino) {
+                lease.mode = LeaseMode::Shared;
+            }
+            if self.is_held(session, lease.ino, lease.mode) {
                 refused.insert(lease.ino);
             } else {
                 hold(&mut self.places, &mut entered, session, lease, 0);
@@ -153,7 +167,9 @@ impl LeaseTable {
         for ino in entered.by_age.values() {
             touched.extend(self.waiting(*ino));
         }
+        let held: Vec<Ino> = entered.by_age.values().copied().collect();
         self.sessions.insert(session, entered);
+        self.recall_ranges(&held);
         if !refused.is_empty() {
             let inodes = refused.into_iter().collect();
             self.orders.push(Order::Refuse { session, inodes });
@@ -172,6 +188,9 @@ impl LeaseTable {
     pub fn acquire(&mut self, session: SessionId, id: u64, leases: &[Lease]) -> Result<(), Overrun> {
         if leases.len() > REQUEST_LEASES_MAX {
             return Err(Overrun::Leases);
+        }
+        if leases.iter().any(|lease| is_range(lease.ino)) {
+            return Err(Overrun::Range);
         }
         let Some(asking) = self.sessions.get_mut(&session) else {
             return Ok(());
@@ -197,6 +216,94 @@ impl LeaseTable {
         self.requests.insert(ticket, Request { session, id, leases });
         self.settle(BTreeSet::from([ticket]));
         Ok(())
+    }
+
+    /// A session would like to have a range, shared. It is granted now or not at all.
+    ///
+    /// # Errors
+    /// [`Overrun::Range`] if it is none.
+    pub fn try_range(&mut self, session: SessionId, id: u64, range: Ino) -> Result<(), Overrun> {
+        if !is_range(range) {
+            return Err(Overrun::Range);
+        }
+        if !self.awaited.is_empty() || self.is_wanted_whole(session, range) {
+            return Ok(());
+        }
+        let Some(granted) = self.sessions.get_mut(&session) else {
+            return Ok(());
+        };
+        granted.grants += 1;
+        let (count, mode) = (granted.grants, LeaseMode::Shared);
+        hold(
+            &mut self.places,
+            granted,
+            session,
+            Lease { ino: range, mode },
+            count,
+        );
+        self.orders.push(Order::Grant { session, id });
+        self.recall_excess(session);
+        Ok(())
+    }
+
+    /// Whether another session has, or waits for, an inode of this range exclusively.
+    fn is_wanted_whole(&self, session: SessionId, range: Ino) -> bool {
+        let is_wanted = |(ino, place): (&Ino, &Place)| {
+            let waits = |ticket: &Ticket| {
+                self.requests.get(ticket).is_some_and(|request| {
+                    request.session != session && request.leases.get(ino) == Some(&LeaseMode::Exclusive)
+                })
+            };
+            let is_exclusive =
+                |holder: &Holder| holder.session != session && holder.mode == LeaseMode::Exclusive;
+            place.holders.iter().any(is_exclusive) || place.waiting.iter().any(waits)
+        };
+        self.places.range(inodes_of(range)).any(is_wanted)
+    }
+
+    /// Tells who holds a range to give it up, if another session holds one of its inodes exclusively; `touched` are inodes
+    /// and ranges that a session has come to hold otherwise than by asking.
+    fn recall_ranges(&mut self, touched: &[Ino]) {
+        let is_exclusive = |holder: &Holder| holder.mode == LeaseMode::Exclusive;
+        let ranges = touched.iter().filter(|ino| {
+            is_range(**ino)
+                || self
+                    .places
+                    .get(ino)
+                    .is_some_and(|place| place.holders.iter().any(is_exclusive))
+        });
+        let ranges: BTreeSet<Ino> = ranges
+            .map(|ino| if is_range(*ino) { *ino } else { range_of(*ino) })
+            .collect();
+        for range in ranges {
+            let Some(place) = self.places.get(&range) else {
+                continue;
+            };
+            let holders: Vec<SessionId> = place.holders.iter().map(|holder| holder.session).collect();
+            for session in holders {
+                if self.is_wanted_whole(session, range) {
+                    self.recall(session, range, None);
+                }
+            }
+        }
+    }
+
+    /// Tells a session to give way, unless it has been told.
+    fn recall(&mut self, session: SessionId, ino: Ino, keep: Option<LeaseMode>) {
+        let holders = self.places.get_mut(&ino).map(|place| place.holders.iter_mut());
+        let holder = holders
+            .into_iter()
+            .flatten()
+            .find(|holder| holder.session == session);
+        let Some(holder) = holder.filter(|holder| !holder.recalled) else {
+            return;
+        };
+        holder.recalled = true;
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.recalled += 1;
+        }
+        let leases = vec![(ino, keep)];
+        self.orders.push(Order::Recall { session, leases });
     }
 
     /// A session gives leases up, or keeps less, and knew of its first `grants_seen` grants when it said so. What it
@@ -240,7 +347,7 @@ impl LeaseTable {
         let (mut touched, mut refused) = (BTreeSet::new(), Vec::new());
         for ino in inodes {
             let (ino, mode) = (*ino, LeaseMode::Exclusive);
-            if self.conflicts(session, ino, mode).next().is_some() {
+            if self.is_held(session, ino, mode) {
                 refused.push(ino);
             } else {
                 hold(&mut self.places, &mut claiming, session, Lease { ino, mode }, 0);
@@ -248,6 +355,7 @@ impl LeaseTable {
             }
         }
         self.sessions.insert(session, claiming);
+        self.recall_ranges(inodes);
         if !refused.is_empty() {
             let inodes = refused;
             self.orders.push(Order::Refuse { session, inodes });
@@ -298,7 +406,8 @@ impl LeaseTable {
                         .get(ino)
                         .is_some_and(|wanted| !wanted.is_compatible(*mode))
             };
-            self.conflicts(request.session, *ino, *mode).next().is_none()
+            !self.is_held(request.session, *ino, *mode)
+                && !self.is_held(request.session, range_of(*ino), *mode)
                 && !earlier
                     .into_iter()
                     .flatten()
@@ -332,8 +441,9 @@ impl LeaseTable {
             return;
         };
         let mut recalls: BTreeMap<SessionId, Vec<Kept>> = BTreeMap::new();
-        for (ino, wanted) in &request.leases {
-            let holders = self.places.get_mut(ino).map(|place| place.holders.iter_mut());
+        let leases = request.leases.iter();
+        for (ino, wanted) in leases.flat_map(|(ino, wanted)| [(*ino, wanted), (range_of(*ino), wanted)]) {
+            let holders = self.places.get_mut(&ino).map(|place| place.holders.iter_mut());
             for holder in holders.into_iter().flatten() {
                 let conflict = holder.session != request.session && !holder.mode.is_compatible(*wanted);
                 if conflict && !holder.recalled {
@@ -342,7 +452,7 @@ impl LeaseTable {
                         state.recalled += 1;
                     }
                     let keep = (*wanted == LeaseMode::Shared).then_some(LeaseMode::Shared);
-                    recalls.entry(holder.session).or_default().push((*ino, keep));
+                    recalls.entry(holder.session).or_default().push((ino, keep));
                 }
             }
         }
@@ -381,18 +491,18 @@ impl LeaseTable {
         }
     }
 
-    /// Holders of other sessions that exclude this.
-    fn conflicts(&self, session: SessionId, ino: Ino, mode: LeaseMode) -> impl Iterator<Item = &Holder> {
-        let holders = self.places.get(&ino).map(|place| place.holders.iter());
-        holders
-            .into_iter()
-            .flatten()
-            .filter(move |holder| holder.session != session && !holder.mode.is_compatible(mode))
+    /// Whether another session holds this inode, or range, in a mode that excludes this one.
+    fn is_held(&self, session: SessionId, ino: Ino, mode: LeaseMode) -> bool {
+        let excludes = |holder: &Holder| holder.session != session && !holder.mode.is_compatible(mode);
+        self.places
+            .get(&ino)
+            .is_some_and(|place| place.holders.iter().any(excludes))
     }
 
+    /// Who waits for an inode, or any of a range.
     fn waiting(&self, ino: Ino) -> impl Iterator<Item = Ticket> {
-        let waiting = self.places.get(&ino).map(|place| place.waiting.iter().copied());
-        waiting.into_iter().flatten()
+        let places = self.places.range(inodes_of(ino));
+        places.flat_map(|(_, place)| place.waiting.iter().copied())
     }
 
     /// Removes all that is known of a session. Returns who has to be looked at again.
@@ -404,8 +514,8 @@ impl LeaseTable {
         for ino in gone.by_age.into_values() {
             if let Some(place) = self.places.get_mut(&ino) {
                 place.holders.retain(|holder| holder.session != session);
-                touched.extend(&place.waiting);
             }
+            touched.extend(self.waiting(ino));
             self.tidy(ino);
         }
         touched
@@ -451,7 +561,13 @@ impl LeaseTable {
 }
 
 /// Enters a lease, given with the session's grant `grant`. What was held before is kept if it is more.
-fn hold(places: &mut HashMap<Ino, Place>, state: &mut Session, session: SessionId, lease: Lease, grant: u64) {
+fn hold(
+    places: &mut BTreeMap<Ino, Place>,
+    state: &mut Session,
+    session: SessionId,
+    lease: Lease,
+    grant: u64,
+) {
     let place = places.entry(lease.ino).or_default();
     let age = state.next_age;
     state.next_age += 1;

@@ -10,7 +10,7 @@ use raftstore::clock::SystemClock;
 use raftstore::disk::RealDisk;
 use raftstore::meta::{FileKind, NewInode, Op, ROOT_INO, Reply};
 
-use crate::backend::{Backend, Propose};
+use crate::backend::{Backend, Look, Propose};
 use crate::node::bootstrap::{self, BootstrapError};
 use crate::node::config::{Config, EngineChoice, Limits, OnQuorumLoss};
 use crate::node::housekeeping;
@@ -151,7 +151,7 @@ async fn create(node: &Running, name: &str) -> u64 {
 }
 
 async fn sees(node: &Running, name: &str) -> bool {
-    let refreshed = tokio::time::timeout(PATIENCE, node.backend().refresh(&[ROOT_INO]));
+    let refreshed = tokio::time::timeout(PATIENCE, node.backend().refresh(Look::whole(&[ROOT_INO])));
     refreshed.await.expect("no read index in time").unwrap();
     node.backend()
         .reader()

@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use super::create_op;
 use super::recording_disk::{Cut, Known, Phase, RecordingDisk};
 use super::{PATIENCE, free_address, until};
-use crate::backend::{Backend, BackendError, Propose};
+use crate::backend::{Backend, BackendError, Look, Propose};
 use crate::node::bootstrap;
 use crate::node::config::{Config, EngineChoice, Limits, OnQuorumLoss};
 use crate::node::housekeeping;
@@ -449,7 +449,7 @@ async fn survive(place: &Place, history: &History, cut: &Cut, tally: &Mutex<Tall
     }
     let node = place.start(&disk, &store, housekeeping::INTERVAL).await;
     let cuts = disk.take();
-    node.backend().refresh(&[ROOT_INO]).await.unwrap();
+    node.backend().refresh(Look::whole(&[ROOT_INO])).await.unwrap();
     check(&node, history, &cut.known, what).await;
     assert!(
         disk.tell(|known| known.token).is_none_or(|token| {

@@ -4,7 +4,7 @@ use bramble_proto::lease_request::Said as WireSaid;
 use bramble_proto::lease_response::Order as WireOrder;
 use bramble_proto::{
     Lease as WireLease, LeaseAcquire, LeaseClaim, LeaseGranted, LeaseHello, LeaseMode as WireMode,
-    LeaseRecalled, LeaseRelease, LeaseRequest, LeaseResponse, LeaseWelcome,
+    LeaseRecalled, LeaseRelease, LeaseRequest, LeaseResponse, LeaseTryRange, LeaseWelcome,
 };
 use raftstore::meta::{Ino, SessionId};
 
@@ -116,6 +116,7 @@ impl From<FromHolder> for LeaseRequest {
                     id,
                     leases: leases_out(leases),
                 }),
+                ToLeader::TryRange { id, range } => WireSaid::TryRange(LeaseTryRange { id, range }),
                 ToLeader::Release { leases } => WireSaid::Release(LeaseRelease {
                     kept: leases.into_iter().map(lease_out).collect(),
                     grants_seen,
@@ -148,6 +149,7 @@ impl TryFrom<LeaseRequest> for FromHolder {
                 let leases = all_leases(&leases)?;
                 message(ToLeader::Acquire { id, leases }, 0)
             }
+            WireSaid::TryRange(LeaseTryRange { id, range }) => message(ToLeader::TryRange { id, range }, 0),
             WireSaid::Release(LeaseRelease { kept, grants_seen }) => {
                 let leases = all_kept(&kept)?;
                 message(ToLeader::Release { leases }, grants_seen)
@@ -196,6 +198,7 @@ impl TryFrom<LeaseResponse> for ToHolder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lease::range_of;
     use prost::Message;
     use rand::rngs::StdRng;
     use rand::{Rng, RngCore, SeedableRng};
@@ -229,6 +232,13 @@ mod tests {
                 said: hello,
             },
             said(ToLeader::Acquire { id: 4, leases }, 0),
+            said(
+                ToLeader::TryRange {
+                    id: 5,
+                    range: range_of(1),
+                },
+                0,
+            ),
             said(ToLeader::Release { leases: kept.clone() }, 6),
             said(ToLeader::Claim { inodes: vec![1, 2] }, 0),
         ];

@@ -1,6 +1,7 @@
 //! Nodes that work under leases, with a leader in the same process, and what only they can get wrong.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use raftstore::clock::SystemClock;
 use raftstore::meta::{AttrChange, Event, MetaStore, Observer, Op, RenameMode, SessionId, Source};
 
 use super::*;
-use crate::backend::{Backend, Propose};
+use crate::backend::{Backend, Look, Propose};
 use crate::behind::{self, BehindOptions, LeasedBackend};
 use crate::lease::{GrantCount, LINK_MESSAGES_MAX, LeaseHolder, LeaseLink, ToLeader};
 use crate::node::leader::lease_table::{LeaseTable, Order};
@@ -22,6 +23,8 @@ pub(super) struct LocalLeader {
     table: Mutex<LeaseTable>,
     holders: Mutex<BTreeMap<SessionId, Linked>>,
     store: Arc<MetaStore>,
+    /// Requests that came, for inodes and for ranges.
+    pub(super) requests: AtomicUsize,
 }
 
 impl LocalLeader {
@@ -30,6 +33,7 @@ impl LocalLeader {
             table: Mutex::new(LeaseTable::begin([])),
             holders: Mutex::default(),
             store: store.clone(),
+            requests: AtomicUsize::new(0),
         });
         store.observe(leader.clone());
         leader
@@ -74,8 +78,12 @@ impl LocalLeader {
         let leader = self.clone();
         tokio::spawn(async move {
             while let Some((message, grants)) = receiver.recv_counted().await {
+                if let ToLeader::Acquire { .. } | ToLeader::TryRange { .. } = message {
+                    leader.requests.fetch_add(1, Ordering::Relaxed);
+                }
                 leader.with(|table| match message {
                     ToLeader::Acquire { id, leases } => table.acquire(session, id, &leases).unwrap(),
+                    ToLeader::TryRange { id, range } => table.try_range(session, id, range).unwrap(),
                     ToLeader::Release { leases } => table.release(session, &leases, grants),
                     ToLeader::Claim { inodes } => table.claim(session, &inodes),
                 });
@@ -103,7 +111,7 @@ pub(super) fn leased_vfs(cluster: &Arc<LocalCluster>, leader: &Arc<LocalLeader>,
     leased_node(cluster, leader, limits, small_batches()).1
 }
 
-fn small_batches() -> BehindOptions {
+pub(super) fn small_batches() -> BehindOptions {
     BehindOptions {
         inline_bytes_max: 256,
         chunk_bytes_max: 4096,
@@ -113,7 +121,7 @@ fn small_batches() -> BehindOptions {
     }
 }
 
-fn leased_node(
+pub(super) fn leased_node(
     cluster: &Arc<LocalCluster>,
     leader: &Arc<LocalLeader>,
     limits: Limits,
@@ -202,7 +210,7 @@ async fn a_lease_that_comes_when_its_caller_has_gone_can_be_given_back() {
     let leader = LocalLeader::new(cluster.store());
     let (backend, _) = leased_node(&cluster, &leader, small_limits(), small_batches());
     let other = leased_vfs(&cluster, &leader, small_limits());
-    let mut asked = Box::pin(backend.refresh(&[ROOT_INO]));
+    let mut asked = Box::pin(backend.refresh(Look::whole(&[ROOT_INO])));
     assert!(asked.as_mut().now_or_never().is_none());
     while behind::holder(&backend).status().shared == 0 {
         tokio::task::yield_now().await;
@@ -326,7 +334,7 @@ fn leased_pair() -> (Arc<LocalCluster>, Arc<LeasedBackend>, Arc<Vfs>, Arc<Vfs>) 
     (cluster, backend, one, other)
 }
 
-async fn opened(vfs: &Vfs, name: &str) -> (Ino, u64) {
+pub(super) async fn opened(vfs: &Vfs, name: &str) -> (Ino, u64) {
     let kind = new(FileKind::Regular, 0o644);
     let made = vfs
         .create(ROOT_INO, name.as_bytes(), kind, READ_WRITE)

@@ -8,6 +8,7 @@ mod model;
 mod names;
 mod orphans;
 mod projects;
+mod ranges;
 mod xattrs;
 
 use std::sync::Arc;

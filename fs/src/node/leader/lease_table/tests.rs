@@ -167,6 +167,93 @@ fn claims_are_held_from_birth() {
 }
 
 #[test]
+fn a_range_is_granted_if_nobody_is_in_the_way() {
+    let range = range_of(1);
+    let mut table = table();
+    table.acquire(A, 1, &[exclusive(1)]).unwrap();
+    assert_eq!(table.take_orders(), [grant(A, 1)]);
+    // Nobody waits for a range, and nobody is asked for anything.
+    table.try_range(B, 1, range).unwrap();
+    assert_eq!(table.take_orders(), []);
+    // What a session has itself is not in its way.
+    table.try_range(A, 2, range).unwrap();
+    assert_eq!(table.take_orders(), [grant(A, 2)]);
+    table.release(A, &[(1, Some(LeaseMode::Shared))], 2);
+    table.try_range(B, 2, range).unwrap();
+    // Readers do not mind.
+    table.acquire(C, 1, &[shared(1), shared(5000)]).unwrap();
+    assert_eq!(table.take_orders(), [grant(B, 2), grant(C, 1)]);
+    // Who changes an inode waits for all who may show it, also by its range.
+    table.acquire(C, 2, &[exclusive(1)]).unwrap();
+    let recalls = [(A, 1), (A, range), (B, range)].map(|(session, ino)| recall(session, ino, None));
+    let mut orders = table.take_orders();
+    orders.sort_by_key(|order| format!("{order:?}"));
+    assert_eq!(
+        orders,
+        [
+            Order::Recall {
+                session: A,
+                leases: vec![(1, None), (range, None)]
+            },
+            recalls[2].clone()
+        ]
+    );
+    // Someone waits for an inode: no range is given out meanwhile.
+    table.release(A, &[(1, None), (range, None)], 2);
+    table.try_range(A, 3, range).unwrap();
+    assert_eq!(table.take_orders(), []);
+    table.release(B, &[(range, None)], 1);
+    assert_eq!(table.take_orders(), [grant(C, 2)]);
+    // Another range is none of that.
+    table.try_range(A, 4, range_of(5000)).unwrap();
+    assert_eq!(table.take_orders(), [grant(A, 4)]);
+    assert_eq!(table.try_range(A, 5, 1), Err(Overrun::Range));
+    let whole = Lease {
+        ino: range,
+        mode: LeaseMode::Shared,
+    };
+    assert_eq!(table.acquire(A, 6, &[whole]), Err(Overrun::Range));
+}
+
+#[test]
+fn who_holds_a_range_hears_of_what_is_made_in_it_before_it_can_see_it() {
+    const DIRECTORY: Ino = 9000;
+    let range = range_of(1);
+    let mut table = table();
+    table.acquire(A, 1, &[exclusive(DIRECTORY)]).unwrap();
+    table.try_range(B, 1, range).unwrap();
+    table.acquire(B, 2, &[shared(DIRECTORY)]).unwrap();
+    let keep = Some(LeaseMode::Shared);
+    assert_eq!(
+        table.take_orders(),
+        [grant(A, 1), grant(B, 1), recall(A, DIRECTORY, keep)]
+    );
+    // A holder claims what it has made before it lets others see the names.
+    table.claim(A, &[7, 8]);
+    table.release(A, &[(DIRECTORY, keep)], 1);
+    assert_eq!(table.take_orders(), [recall(B, range, None), grant(B, 2)]);
+    // Other inodes of the range are B's to read until it has let go.
+    table.acquire(C, 1, &[exclusive(1)]).unwrap();
+    assert_eq!(table.take_orders(), []);
+    table.release(B, &[(range, None)], 2);
+    assert_eq!(table.take_orders(), [grant(C, 1)]);
+
+    // So it is, too, if a new leader hears of both.
+    for first in [A, B] {
+        let mut table = LeaseTable::begin([A, B]);
+        let held = |session| match session {
+            A => exclusive(7),
+            _ => shared(range),
+        };
+        let second = if first == A { B } else { A };
+        table.hello(first, [held(first)]);
+        table.hello(second, [held(second)]);
+        table.acquire(C, 1, &[exclusive(1)]).unwrap();
+        assert_eq!(table.take_orders(), [recall(B, range, None)]);
+    }
+}
+
+#[test]
 fn bounds_hold() {
     let mut table = table();
     let many: Vec<Lease> = (0..=REQUEST_LEASES_MAX as u64).map(shared).collect();
@@ -196,11 +283,17 @@ fn bounds_hold() {
     );
 }
 
+/// In which all inodes of the [`World`] are.
+const RANGE: Ino = range_of(0);
+/// Those that nodes make have higher numbers.
+const MADE_MIN: Ino = 100;
+
 /// A message to the leader.
 #[derive(Debug)]
 enum Said {
     Hello(Vec<Lease>),
     Acquire(u64, Vec<Lease>),
+    TryRange(u64),
     Release(Vec<Kept>, u64),
     Claim(Ino),
 }
@@ -211,6 +304,8 @@ struct Node {
     session: u64,
     held: BTreeMap<Ino, LeaseMode>,
     waiting: BTreeMap<u64, Vec<Lease>>,
+    /// The last request for the range.
+    tried: u64,
     next_id: u64,
     seen: u64,
     /// Recalls that it will answer when it likes.
@@ -250,6 +345,12 @@ impl Node {
 
     fn deliver(&mut self, order: Order) {
         match order {
+            Order::Grant { id, .. } if !self.waiting.contains_key(&id) => {
+                if id == self.tried {
+                    self.held.insert(RANGE, LeaseMode::Shared);
+                }
+                self.seen += 1;
+            }
             Order::Grant { id, .. } => {
                 for lease in self.waiting.remove(&id).unwrap() {
                     let mode = self.held.entry(lease.ino).or_insert(lease.mode);
@@ -270,6 +371,10 @@ struct World {
     next_session: u64,
     next_ino: Ino,
     granted: usize,
+    /// Of these, how many were of the range.
+    ranges: usize,
+    /// Hardly anybody wants to change anything.
+    calm: bool,
 }
 
 impl World {
@@ -288,8 +393,10 @@ impl World {
             table,
             nodes,
             next_session: 3,
-            next_ino: 100,
+            next_ino: MADE_MIN,
             granted: 0,
+            ranges: 0,
+            calm: false,
         }
     }
 
@@ -314,6 +421,7 @@ impl World {
             None => return,
             Some(Said::Hello(held)) => self.table.hello(session, held),
             Some(Said::Acquire(id, leases)) => self.table.acquire(session, id, &leases).unwrap(),
+            Some(Said::TryRange(id)) => self.table.try_range(session, id, RANGE).unwrap(),
             Some(Said::Release(leases, seen)) => self.table.release(session, &leases, seen),
             Some(Said::Claim(ino)) => self.table.claim(session, &[ino]),
         }
@@ -323,7 +431,9 @@ impl World {
     fn receive(&mut self, at: usize) {
         if let Some(order) = self.nodes[at].down.pop_front() {
             self.granted += usize::from(matches!(order, Order::Grant { .. }));
+            let had = self.nodes[at].held.contains_key(&RANGE);
             self.nodes[at].deliver(order);
+            self.ranges += usize::from(!had && self.nodes[at].held.contains_key(&RANGE));
         }
     }
 
@@ -342,9 +452,14 @@ impl World {
             50..70 => self.answer_recall(at),
             70..85 => {
                 let count = self.rng.random_range(0..3);
+                let writes = if self.calm { 0.05 } else { 0.5 };
                 let any = |rng: &mut StdRng| {
                     let ino = rng.random_range(0..5);
-                    if rng.random() { shared(ino) } else { exclusive(ino) }
+                    if rng.random_bool(writes) {
+                        exclusive(ino)
+                    } else {
+                        shared(ino)
+                    }
                 };
                 let leases: Vec<Lease> = (0..count).map(|_| any(&mut self.rng)).collect();
                 let node = &mut self.nodes[at];
@@ -352,14 +467,20 @@ impl World {
                 node.waiting.insert(node.next_id, leases.clone());
                 node.up.push_back(Said::Acquire(node.next_id, leases));
             }
-            85..92 => {
-                let (ino, shares) = (self.rng.random_range(0..5), self.rng.random());
+            85..88 => {
                 let node = &mut self.nodes[at];
-                if node.held.contains_key(&ino) {
+                node.next_id += 1;
+                node.tried = node.next_id;
+                node.up.push_back(Said::TryRange(node.next_id));
+            }
+            88..92 => {
+                let (which, shares) = (self.rng.random_range(0..8), self.rng.random());
+                let node = &mut self.nodes[at];
+                if let Some(ino) = node.held.keys().nth(which).copied() {
                     node.give_up(ino, if shares { Some(LeaseMode::Shared) } else { None });
                 }
             }
-            92..95 => {
+            92..95 if !self.calm => {
                 self.next_ino += 1;
                 let node = &mut self.nodes[at];
                 node.held.insert(self.next_ino, LeaseMode::Exclusive);
@@ -387,6 +508,18 @@ impl World {
         self.check();
     }
 
+    fn calm_down(&mut self) {
+        self.calm = true;
+        for node in &mut self.nodes {
+            let held = node.held.iter();
+            let exclusive = held.filter(|(_, mode)| **mode == LeaseMode::Exclusive);
+            let exclusive: Vec<Ino> = exclusive.map(|(ino, _)| *ino).collect();
+            for ino in exclusive {
+                node.give_up(ino, Some(LeaseMode::Shared));
+            }
+        }
+    }
+
     /// All links are dead, and nothing is known but who the sessions are.
     fn new_leader(&mut self) {
         self.table = LeaseTable::bounded(self.nodes.iter().map(Node::id), 6);
@@ -400,6 +533,15 @@ impl World {
         for node in &self.nodes {
             for (ino, mode) in &node.held {
                 held.entry(*ino).or_default().push(*mode);
+            }
+        }
+        let with_range = self.nodes.iter().filter(|node| node.held.contains_key(&RANGE));
+        for reader in with_range {
+            for writer in self.nodes.iter().filter(|node| node.session != reader.session) {
+                // What was made meanwhile nobody else can know before it has heard that the range goes.
+                let mut old = writer.held.range(..MADE_MIN);
+                let changed = old.find(|(_, mode)| **mode == LeaseMode::Exclusive);
+                assert_eq!(changed, None, "in a range that another holds");
             }
         }
         for (ino, modes) in held {
@@ -433,11 +575,18 @@ impl World {
 
 #[test]
 fn no_two_conflicting_leases_are_ever_held_and_every_request_is_granted_in_the_end() {
+    let mut ranges = 0;
     for seed in 0..100 {
         let mut world = World::new(seed);
         let run = std::panic::AssertUnwindSafe(|| {
-            for _ in 0..2_000 {
-                world.step();
+            for phase in 0..8 {
+                world.calm = false;
+                if phase % 2 == 1 {
+                    world.calm_down();
+                }
+                for _ in 0..250 {
+                    world.step();
+                }
             }
             world.settle();
             for node in &world.nodes {
@@ -450,10 +599,12 @@ fn no_two_conflicting_leases_are_ever_held_and_every_request_is_granted_in_the_e
                 "only {} grants: nothing was tested",
                 world.granted
             );
+            ranges += world.ranges;
         });
         if let Err(panic) = std::panic::catch_unwind(run) {
             println!("seed {seed}");
             std::panic::resume_unwind(panic);
         }
     }
+    assert!(ranges > 100, "only {ranges} ranges were granted");
 }
