@@ -68,9 +68,11 @@ triple() {
 # built. The emulator must find one C library only: with -L /usr/$gnu it takes the loader of libc6-ARCH-cross and the
 # library of libc6:ARCH, and the first thread that ends leaves a list on which the next one spins for ever.
 need_cross() {
+    command -v dpkg >/dev/null || die "this machine has no dpkg: programs for another kind of machine are built on Debian"
+    [ "$(dpkg --print-architecture)" != "$1" ] || die "this machine is $1 itself, and needs no cross-compiler: run scripts/test"
     gnu=$(triple "$1" | sed s/-unknown//)
     if ! dpkg --print-foreign-architectures | grep -q -x "$1"; then
-        need_root "$1"
+        [ "$(id -u)" = 0 ] || die "run this as root once: packages for $1 are needed (dpkg --add-architecture $1)"
         dpkg --add-architecture "$1"
     fi
     need_packages rustc-web "libstd-rust-web-dev:$1" "libc6:$1" "libgcc-s1:$1" \

@@ -398,6 +398,36 @@ async fn a_blank_machine_takes_a_dead_workers_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dead_machines_role_does_not_count() {
+    let names = ["a", "b", "c", "d"];
+    let world = World::of(&names);
+    for name in names {
+        world.enroll(name).await.unwrap();
+    }
+    // Demoted by an administrator, or by a removal that ended halfway: nobody knows which, and the second left the Swarm a
+    // manager short.
+    let swarm = world.state().recorded.clone().unwrap();
+    let demote = |node: &mut SwarmNode| {
+        if node.hostname == "d" {
+            (node.is_manager, node.is_reachable) = (false, false);
+        }
+    };
+    world
+        .state()
+        .swarms
+        .get_mut(&swarm)
+        .unwrap()
+        .iter_mut()
+        .for_each(demote);
+    // While it lives, nobody changes that.
+    let end = world.enroll("d").await.unwrap();
+    assert_eq!((end.managers, end.nodes, end.is_manager), (3, 4, false));
+    world.destroy("d");
+    let end = world.enroll("d").await.unwrap();
+    assert_eq!((end.managers, end.nodes, end.is_manager), (4, 4, true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_swarm_never_loses_its_quorum_to_a_removal() {
     let world = World::of(&["a", "b", "c"]);
     for name in ["a", "b", "c"] {

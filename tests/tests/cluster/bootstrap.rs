@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use bramble_tests::boot::{self, all, begin};
-use bramble_tests::docker::DockerHost;
+use bramble_tests::docker::{DockerHost, IMAGE};
 use bramble_tests::run::{bramble, describe};
 use bramble_tests::{Cluster, Options, Own, cluster, run, sh, wait_for};
 
@@ -36,7 +37,8 @@ fn swarm_nodes(host: &DockerHost) -> BTreeMap<String, Vec<String>> {
         nodes
             .entry(name.to_owned())
             .or_default()
-            .push(rest.replace("Leader", "Reachable"));
+            // Of a worker, the last one is empty.
+            .push(rest.trim_end().replace("Leader", "Reachable"));
     }
     nodes
 }
@@ -235,6 +237,212 @@ fn three_machines_make_one_swarm_and_a_blank_one_takes_a_dead_ones_place() {
         &node(dead).mount,
         "sha256sum --quiet -c sums; echo more >more; sync more",
     );
+}
+
+/// Starts Docker on all hosts of a cluster.
+fn docker_on_all(cluster: &Cluster) -> Vec<DockerHost> {
+    // The first one makes the image for all.
+    let mut dockers = vec![DockerHost::start(cluster, 0)];
+    std::thread::scope(|scope| {
+        let rest: Vec<_> = (1..cluster.nodes().len())
+            .map(|index| scope.spawn(move || DockerHost::start(cluster, index)))
+            .collect();
+        dockers.extend(rest.into_iter().map(|host| host.join().unwrap()));
+    });
+    dockers
+}
+
+/// Does something while a manager is asked over and over who is in the Swarm; also what it answered each time. A Swarm without
+/// a quorum does not answer, which fails the test.
+fn watched<T>(manager: &DockerHost, action: impl FnOnce() -> T) -> (T, Vec<BTreeMap<String, Vec<String>>>) {
+    let (watching, ended) = channel::<()>();
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(move || {
+            let mut looks = vec![swarm_nodes(manager)];
+            while ended.recv_timeout(Duration::from_millis(200)) == Err(RecvTimeoutError::Timeout) {
+                looks.push(swarm_nodes(manager));
+            }
+            looks
+        });
+        let outcome = action();
+        drop(watching);
+        (outcome, watch.join().unwrap())
+    })
+}
+
+#[test]
+fn a_blank_machine_takes_a_dead_workers_place() {
+    // Bootstrap makes managers of the first five, whichever those are: one of the six works.
+    let cluster = hosts("bootstrap_worker", 6, true);
+    let mut dockers = docker_on_all(&cluster);
+    let node = |index: usize| cluster.node(index);
+    let peer = node(0).listen.clone();
+    let begun = Instant::now();
+    let first = ["--listen", "10.77.0.1", "--name", &node(0).name];
+    let said = begin(&cluster, 0, &first).end().ok();
+    assert!(said.contains("making a Swarm"), "{said}");
+    let options = |index: usize| {
+        let token = node(0).token(&[]);
+        ["--name", &node(index).name, "--peer", &peer, "--token", &token]
+            .map(str::to_owned)
+            .to_vec()
+    };
+    let runs: Vec<_> = (1..6).map(|index| (index, options(index))).collect();
+    let said: Vec<String> = all(&cluster, &runs)
+        .into_iter()
+        .map(boot::Bootstrapped::ok)
+        .collect();
+    eprintln!("bootstrap: six machines: {:.1} s", begun.elapsed().as_secs_f64());
+    let before = swarm_nodes(&dockers[0]);
+    let is_worker = |name: &str| before[name].len() == 1 && before[name][0].ends_with(" Ready");
+    let workers: Vec<usize> = (0..6).filter(|index| is_worker(&node(*index).name)).collect();
+    let [dead] = workers[..] else {
+        panic!("five manage, and one works: {before:?}")
+    };
+    let name = node(dead).name.clone();
+    let role = "Swarm: this machine is a worker";
+    assert!(said[dead - 1].contains(role), "{}", said[dead - 1]);
+    let managers: BTreeMap<_, _> = before.iter().filter(|(other, _)| **other != name).collect();
+    assert_eq!(managers.len(), 5, "{before:?}");
+    for (other, nodes) in &managers {
+        assert!(
+            nodes.len() == 1 && nodes[0].ends_with(" Ready Reachable"),
+            "{other}: {nodes:?}"
+        );
+    }
+
+    // It has something to do, and its share of the data.
+    let script = "echo started >>/data/starts; sync /data/starts; exec sleep 100000";
+    let mount = "type=volume,source=work,target=/data,volume-driver=bramble";
+    let how = [
+        "--detach",
+        "--no-resolve-image",
+        "--constraint",
+        "node.role==worker",
+    ];
+    let service = ["--name", "work", "--mount", mount, IMAGE, "sh", "-euc", script];
+    dockers[0].docker(&[&["service", "create"], &how[..], &service].concat());
+    let starts = || fs::read_to_string(node(0).path("volumes/work/starts")).unwrap_or_default();
+    wait_for("the service to run on the worker", PATIENCE, || {
+        (starts() == "started\n").then_some(())
+    });
+    sh(
+        &node(0).mount,
+        "head -c 30000000 /dev/urandom >large; sync large; sha256sum large >sums; sync sums",
+    );
+    let clean = |what: &str| {
+        wait_for(what, PATIENCE, || {
+            let members = members(&cluster, 0);
+            let complete = members.len() == 6 && members.values().all(|(_, complete)| *complete);
+            let counts: Vec<u64> = cluster
+                .nodes()
+                .iter()
+                .map(|node| node.status().chunks_count())
+                .collect();
+            // Each is on three nodes, and nobody keeps what is not his any more (for half a minute, he does).
+            let copies: u64 = counts.iter().sum();
+            (complete && copies >= 3 * 29 && copies.is_multiple_of(3)).then_some((members, counts))
+        })
+    };
+    let (members_before, counts) = clean("all chunks to be on the nodes of their groups");
+    assert!(counts[dead] > 0, "{counts:?}");
+
+    // The worker is destroyed: the managers see it, and so do the other nodes.
+    dockers[dead].kill9();
+    boot::destroy(&cluster, dead);
+    dockers.remove(dead).forget();
+    dockers.insert(dead, DockerHost::start(&cluster, dead));
+    let state = ["info", "--format", "{{.Swarm.LocalNodeState}}"];
+    assert_eq!(dockers[dead].docker(&state), "inactive");
+    let (old, _) = before[&name][0].split_once(' ').unwrap();
+    wait_for("the Swarm to give the worker up", PATIENCE, || {
+        (swarm_nodes(&dockers[0])[&name] == [format!("{old} Down")]).then_some(())
+    });
+    assert!(!members(&cluster, 0)[&name].1);
+    assert_eq!(starts(), "started\n", "no other machine works");
+
+    // One of its name comes without anything. Five manage without it, so it works, too.
+    let options = options(dead);
+    let (end, looks) = watched(&dockers[0], || begin(&cluster, dead, &options).end());
+    eprintln!(
+        "bootstrap: a blank machine took a dead worker's place: {:.1} s",
+        end.took.as_secs_f64()
+    );
+    let said = end.ok();
+    eprintln!("{said}");
+    for words in [
+        &format!("removing the dead {name} ({old}) from the Swarm"),
+        role,
+        "6 machines, 5 of them managers",
+        "complete and clean",
+    ] {
+        assert!(said.contains(words), "it does not say {words:?}: {said}");
+    }
+
+    // The Swarm has nothing left of the dead one. The others managed it all the time, and nobody else did.
+    let now = swarm_nodes(&dockers[0]);
+    assert!(
+        now[&name].len() == 1 && now[&name][0].ends_with(" Ready"),
+        "{now:?}"
+    );
+    assert!(!now[&name][0].starts_with(old), "{now:?}");
+    for look in looks.iter().chain([&now]) {
+        // A machine that is joining has no name for a moment.
+        let (managing, rest): (Vec<_>, Vec<_>) =
+            look.iter().partition(|(other, _)| managers.contains_key(other));
+        assert!(managing.into_iter().eq(managers.clone()), "{look:?}");
+        let rest: Vec<&String> = rest.into_iter().flat_map(|(_, nodes)| nodes).collect();
+        assert!(rest.iter().all(|node| !node.ends_with("Reachable")), "{look:?}");
+        assert!(rest.len() <= 1, "the dead one was to go first: {look:?}");
+    }
+    assert_eq!(now.len(), 6, "{now:?}");
+    let removals = |index: usize| {
+        let log = fs::read_to_string(&node(index).log).unwrap();
+        let told = log
+            .lines()
+            .filter(|line| line.contains("removing a dead machine"));
+        told.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let removals: Vec<String> = (0..6).flat_map(removals).collect();
+    assert!(removals.len() == 1 && removals[0].contains(old), "{removals:?}");
+
+    // What was to be done on the worker is done there, with what it had.
+    wait_for("the service to run on the new worker", PATIENCE, || {
+        (starts() == "started\nstarted\n").then_some(())
+    });
+    let tasks = [
+        "service",
+        "ps",
+        "--filter",
+        "desired-state=running",
+        "--format",
+        "{{.Node}}",
+        "work",
+    ];
+    assert_eq!(dockers[0].docker(&tasks), name);
+
+    // Again: nothing changes.
+    let said = begin(&cluster, dead, &options).end().ok();
+    assert!(
+        said.contains("already") && said.contains(role) && !said.contains("removing"),
+        "{said}"
+    );
+    assert_eq!(swarm_nodes(&dockers[0]), now);
+
+    // `status` is clean: the old id is retired, and all chunks are where they belong.
+    let (after, counts) = clean("all chunks to be on the nodes of their groups again");
+    assert!(counts[dead] > 0, "{counts:?}");
+    for (other, (id, _)) in &members_before {
+        let is_new = after[other].0 > members_before.values().map(|(id, _)| *id).max().unwrap();
+        assert!(
+            is_new == (*other == name) && (is_new || after[other].0 == *id),
+            "{after:?}"
+        );
+    }
+    let status = node(dead).status();
+    assert_eq!(status.voters(), 5);
+    assert_eq!(status.0["warnings"], serde_json::json!([]));
+    sh(&node(dead).mount, "sha256sum --quiet -c sums");
 }
 
 #[test]
