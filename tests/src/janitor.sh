@@ -8,6 +8,11 @@ timeout "$limit" cat >/dev/null || echo "the test took more than $limit s: endin
 
 lines() { [ -e "$dir/$1" ] && cat "$dir/$1"; }
 
+# What a test has frozen would keep its processes.
+lines mounts | while read -r mount; do
+    fsfreeze -u "$mount" 2>/dev/null
+done
+
 # A process id may have been given to another program since: the command line must name the state directory.
 for pid in $(lines pids); do
     grep -q -F -- "$dir" "/proc/$pid/cmdline" 2>/dev/null && kill -9 "$pid"

@@ -23,6 +23,7 @@ pub mod running;
 pub mod server;
 pub mod service;
 pub mod session;
+mod stall;
 pub mod status;
 pub mod storage;
 pub mod store;

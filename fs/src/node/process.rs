@@ -13,6 +13,7 @@ use raftstore::kv;
 
 use super::drain::Drain;
 use super::session::StatsSource;
+use super::stall::Stall;
 use crate::chunk::Keeper;
 use crate::chunk::store::ChunkStore;
 
@@ -41,6 +42,8 @@ pub struct ProcessStats {
     pub rate: Arc<WriteRate>,
     /// Whether the node is draining.
     pub drain: Arc<Drain>,
+    /// Whether its medium answers.
+    pub stall: Arc<Stall>,
 }
 
 /// Looks that a [`WriteRate`] remembers.
@@ -113,6 +116,10 @@ impl StatsSource for ProcessStats {
                 progress.missing.saturating_sub(progress.fetched)
             }),
         }
+    }
+
+    fn is_stalled(&self) -> bool {
+        self.stall.is_silencing()
     }
 }
 

@@ -46,6 +46,11 @@ pub struct ClusterView {
 pub trait StatsSource: Send + Sync + 'static {
     /// Reads them; may block on the medium for a moment.
     fn stats(&self) -> NodeStats;
+
+    /// True if the medium has not answered for so long that this node should be given up.
+    fn is_stalled(&self) -> bool {
+        false
+    }
 }
 
 /// The session of this node.
@@ -194,6 +199,10 @@ impl SessionKeeper {
 
     /// True if a leader has heard it.
     async fn show_life(&self, session: SessionId) -> bool {
+        if self.stats.is_stalled() {
+            // Others may be waiting for what it holds, and it cannot give that back.
+            return false;
+        }
         let request = KeepAliveRequest {
             node_id: self.node,
             session: session.0,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -293,6 +294,12 @@ impl Journal {
     #[must_use]
     pub fn poisoned(&self) -> watch::Receiver<Option<JournalError>> {
         self.shared.health.subscribe()
+    }
+
+    /// For how long appends have waited for the call of the medium that is under way; zero if none is.
+    #[must_use]
+    pub fn waited(&self) -> Duration {
+        self.shared.workshop.meter.waited()
     }
 
     /// Numbers about the journal.

@@ -16,6 +16,17 @@ pub(super) struct Meter {
     syncs: AtomicU64,
     /// Smoothed, nanoseconds; 0 before the first sync.
     sync_ns: AtomicU64,
+    /// Since then appends wait for a call of the medium, nanoseconds of the monotonic clock and one more; 0 if none does.
+    waits_since: AtomicU64,
+}
+
+/// Appends wait for the medium as long as this lives.
+pub(super) struct Waiting<'a>(&'a Meter);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waits_since.store(0, Ordering::Relaxed);
+    }
 }
 
 /// A snapshot of a [`Meter`].
@@ -35,6 +46,22 @@ impl Meter {
             writes: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
             sync_ns: AtomicU64::new(0),
+            waits_since: AtomicU64::new(0),
+        }
+    }
+
+    /// From now on appends wait for the medium.
+    pub(super) fn waiting(&self) -> Waiting<'_> {
+        let now = u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX);
+        self.waits_since.store(now.saturating_add(1), Ordering::Relaxed);
+        Waiting(self)
+    }
+
+    /// For how long they have waited.
+    pub(super) fn waited(&self) -> Duration {
+        match self.waits_since.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => (self.clock.monotonic()).saturating_sub(Duration::from_nanos(since - 1)),
         }
     }
 

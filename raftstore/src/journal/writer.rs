@@ -195,12 +195,14 @@ impl Writer {
         };
         let bytes = frame.finish(meta);
         let failed = |what: &str, error: &std::io::Error| format!("{what} {}: {error}", life.name());
+        let waiting = meter.waiting();
         meter
             .write(&*life.file, &bytes, offset)
             .map_err(|error| failed("write", &error))?;
         meter
             .timed_sync(|| life.file.sync_data())
             .map_err(|error| failed("sync", &error))?;
+        drop(waiting);
         if drained.next.is_some() {
             // After the sync: a seal vouches for what follows it.
             self.seal(life.generation)?;

@@ -1,12 +1,12 @@
 //! Damaged files on one node: the cluster serves on, and the node repairs itself.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bramble_tests::corrupt::{damage_bytes, files_below, flip_bits};
 use bramble_tests::load::Worker;
-use bramble_tests::{Cluster, Options, Own, Seed, sh, wait_for};
+use bramble_tests::{Cluster, Node, Options, Own, Seed, run, sh, try_run, wait_for};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -175,4 +175,98 @@ fn holds(dir: &Path, needle: &[u8]) -> bool {
     files_below(dir).iter().any(|(path, _)| {
         fs::read(path).is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle))
     })
+}
+
+/// A filesystem whose every write waits until this is dropped.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn new(medium: &Path) -> Self {
+        run("fsfreeze", ["-f", medium.to_str().unwrap()]);
+        Self(medium.to_owned())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = try_run("fsfreeze", ["-u", self.0.to_str().unwrap()]);
+    }
+}
+
+/// Freezes the medium of the leader, or of another, and has the others make many files meanwhile.
+fn hang(test: &str, leads: bool) {
+    // Much more than the state machine keeps in memory, so that it needs the medium.
+    const FILES: usize = 40_000;
+    let options = Options {
+        medium_mib: Some(1024),
+        ..Options::default()
+    };
+    let cluster = Cluster::own(test, options);
+    let victim = if leads {
+        cluster.leader()
+    } else {
+        cluster.follower()
+    };
+    let [one, other] = [1, 2].map(|step| cluster.node((victim + step) % 3));
+    let victim = cluster.node(victim);
+    let held = |node: &Node| node.path("held");
+    fs::write(held(victim), "under a lease of the node that hangs").unwrap();
+    sh(&victim.mount, "sync held");
+    let frozen = Frozen::new(victim.store.parent().unwrap());
+    let load = [one, other].map(|node| {
+        let dir = node.path(format!("load-{}", node.name));
+        std::thread::spawn(move || {
+            fs::create_dir(&dir).unwrap();
+            for index in 0..FILES / 2 {
+                fs::File::create(dir.join(format!("a-file-with-a-name-of-some-length-{index}"))).unwrap();
+            }
+            fs::File::open(&dir).unwrap().sync_all().unwrap();
+        })
+    });
+    wait_for("the node to notice", PATIENCE, || {
+        let log = fs::read_to_string(&victim.log).unwrap();
+        log.contains("the medium does not answer").then_some(())
+    });
+    // It may go on writing under its lease, and cannot give that back.
+    let path = held(victim);
+    let writer = std::thread::spawn(move || drop(fs::write(path, "what nobody will see")));
+    wait_for("the others' files to be made and synced", PATIENCE, || {
+        load.iter()
+            .all(std::thread::JoinHandle::is_finished)
+            .then_some(())
+    });
+    load.into_iter().for_each(|load| load.join().unwrap());
+    if leads {
+        assert_ne!(one.status().leader(), Some(victim.name.clone()));
+    }
+    let path = held(one);
+    let next = std::thread::spawn(move || fs::write(path, "by another node now").unwrap());
+    wait_for("what it holds to be given to another", PATIENCE, || {
+        next.is_finished().then_some(())
+    });
+    next.join().unwrap();
+
+    // It answers again: the node catches up.
+    drop(frozen);
+    writer.join().unwrap();
+    victim.wait_healthy();
+    cluster.nodes().iter().for_each(|node| {
+        sh(
+            &node.mount,
+            &format!(
+                "test $(find load-* -type f | wc -l) = {FILES}; echo again >written-by-{}",
+                node.name
+            ),
+        );
+    });
+}
+
+#[test]
+fn the_others_go_on_when_the_leaders_medium_hangs() {
+    hang("hang_leader", true);
+}
+
+#[test]
+fn the_others_get_what_a_node_holds_whose_medium_hangs() {
+    hang("hang_other", false);
 }

@@ -27,6 +27,12 @@ impl Succession {
         Self { id, raft, duties }
     }
 
+    /// Whether this node leads.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.duties.leads()
+    }
+
     /// If this node leads: of the other voters that live, the one that has most of the log; one that is draining only if
     /// there is no other.
     #[must_use]

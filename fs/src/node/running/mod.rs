@@ -32,6 +32,7 @@ use super::service::meta::OpenFiles;
 use super::service::swarm::SwarmHost;
 use super::service::volumes::VolumesSlot;
 use super::session::{SessionKeeper, SessionState};
+use super::stall;
 use super::storage::{Storage, StorageError};
 use super::store::{Store, StoreError};
 use super::tls::{Credentials, TlsError};
@@ -169,6 +170,7 @@ impl Running {
         work::work(&mut tasks, &shared, &store, &open_files, (&backend, interval));
         let succession = Succession::new(id, shared.raft.clone(), Arc::clone(&shared.duties));
         tasks.spawn(drain::give_way(Arc::clone(&shared.drain), succession.clone()));
+        tasks.spawn(stall::watch(Arc::clone(&shared.stall), succession.clone()));
         work::lease(&mut tasks, &shared, &lease_holder);
         trouble::watch_trouble(&mut tasks, &shared, &trouble);
         Ok(Self {

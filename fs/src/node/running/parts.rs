@@ -21,6 +21,7 @@ use crate::node::process::{ProcessStats, WriteRate};
 use crate::node::proposer::Proposer;
 use crate::node::raft::{self, Raft};
 use crate::node::session::SessionKeeper;
+use crate::node::stall::Stall;
 use crate::node::storage::{Storage, StorageError};
 use crate::node::store::{self, Store};
 use crate::node::tls::Credentials;
@@ -51,6 +52,8 @@ pub(super) struct Shared {
     pub(super) keeper: Arc<OnceLock<Arc<Keeper>>>,
     /// Whether this node is draining.
     pub(super) drain: Arc<Drain>,
+    /// Whether its medium answers.
+    pub(super) stall: Arc<Stall>,
 }
 
 /// What the store's medium takes: as long as nothing else uses it, that can be measured.
@@ -88,6 +91,12 @@ pub(super) fn share(
     let keeper = Arc::new(OnceLock::new());
     let write_rate = Arc::<WriteRate>::default();
     let drain = Arc::new(Drain::load(&store.layout));
+    let stall = Arc::new(Stall::new(
+        Arc::clone(&storage.journal),
+        Arc::clone(&meta),
+        raft.clone(),
+        Arc::clone(&clock),
+    ));
     let session = Arc::new(SessionKeeper::new(
         id,
         store.config.listen.to_string(),
@@ -102,6 +111,7 @@ pub(super) fn share(
             clock: Arc::clone(&clock),
             rate: Arc::clone(&write_rate),
             drain: Arc::clone(&drain),
+            stall: Arc::clone(&stall),
         }),
     ));
     let transport =
@@ -134,6 +144,7 @@ pub(super) fn share(
         installed: Arc::default(),
         keeper,
         drain,
+        stall,
     }
 }
 
