@@ -19,6 +19,7 @@ pub mod hosts;
 pub mod images;
 pub mod janitor;
 pub mod load;
+pub mod machine;
 pub mod meeting;
 pub mod net;
 pub mod node;

@@ -1,0 +1,195 @@
+//! A machine with a real systemd is made a node by one command, and comes back by itself at each boot: with its disk, and
+//! with one that comes late.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use bramble_tests::janitor::Janitor;
+use bramble_tests::machine::{Booted, Machine};
+use bramble_tests::run::describe;
+use bramble_tests::{run, sh};
+
+/// Where the store's disk is mounted.
+const PLACE: &str = "/var/lib/bramble";
+/// systemd's name for that.
+const MOUNT: &str = "var-lib-bramble.mount";
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// A machine as it is before it is a node: with the package and the script on its disk, and a program that starts at each
+/// boot and has nothing to do with Bramble.
+fn machine(janitor: &Janitor) -> Machine<'_> {
+    let machine = Machine::new(janitor, "pi-1");
+    let deb = machine.seed("srv/bramble.deb");
+    let out = janitor.dir().join("package");
+    let output = Command::new(source().join("scripts/package"))
+        .args(["--debug", "--out", out.to_str().unwrap()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "scripts/package: {}", describe(&output));
+    let built = sh(&out, "ls *.deb");
+    fs::rename(out.join(built.trim()), &deb).unwrap();
+    fs::copy(source().join("scripts/bootstrap"), machine.seed("srv/bootstrap")).unwrap();
+    fs::write(
+        machine.seed("etc/systemd/system/other.service"),
+        "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
+    )
+    .unwrap();
+    machine
+}
+
+/// When something happened, in microseconds since the machine was booted.
+fn time(machine: &Booted<'_>, unit: &str, what: &str) -> u64 {
+    let time = machine
+        .property(unit, &format!("{what}TimestampMonotonic"))
+        .parse()
+        .unwrap();
+    assert!(time > 0, "{unit} has no {what}\n{}", machine.log());
+    time
+}
+
+/// The disk is mounted as fstab says, the daemon was started after it, and Docker's stand-in after the daemon was ready.
+fn check_order(machine: &Booted<'_>, device: &str, uuid: &str) {
+    let disk = machine.run(&format!(
+        "findmnt --noheadings --output SOURCE,FSTYPE,OPTIONS {PLACE}"
+    ));
+    let fields: Vec<&str> = disk.split_whitespace().collect();
+    assert_eq!(fields[..2], [device, "ext4"], "{disk}");
+    assert!(fields[2].contains("noatime"), "{disk}");
+    assert_eq!(
+        machine.property(MOUNT, "FragmentPath"),
+        format!("/run/systemd/generator/{MOUNT}")
+    );
+    let mounted = time(machine, MOUNT, "ActiveEnter");
+    let started = time(machine, "bramble.service", "ExecMainStart");
+    let ready = time(machine, "bramble.service", "ActiveEnter");
+    let docker = time(machine, "docker.service", "ExecMainStart");
+    assert!(
+        mounted <= started && started < ready && ready <= docker,
+        "disk {mounted}, daemon {started}, ready {ready}, Docker {docker}"
+    );
+    let fsck = format!(
+        "systemd-fsck@dev-disk-by\\x2duuid-{}.service",
+        uuid.replace('-', "\\x2d")
+    );
+    assert_eq!(machine.property(&fsck, "ActiveState"), "active", "{fsck}");
+    assert!(time(machine, &fsck, "ExecMainExit") <= mounted);
+}
+
+#[test]
+fn a_bootstrapped_machine_comes_back_by_itself_also_if_its_disk_comes_late() {
+    let janitor = Janitor::new(Duration::from_secs(400));
+    let hardware = machine(&janitor);
+    let image = janitor.dir().join("usb-stick");
+    File::create(&image).unwrap().set_len(1 << 30).unwrap();
+    let device = hardware.plug(&image);
+
+    // Debian, with Docker, and with a blank disk.
+    let machine = hardware.boot();
+    machine.run("systemctl enable --now other.service");
+    assert!(!machine.try_run("command -v bramble"));
+    let command = format!(
+        "sh /srv/bootstrap --deb /srv/bramble.deb --disk {device} --yes-erase {device} --listen 127.0.0.1 --no-swarm"
+    );
+    let said = machine.run(&command);
+    for words in [
+        "installing bramble",
+        &format!("making a filesystem (ext4) on {device}"),
+        &format!("{device} is mounted at {PLACE}, now and at each boot"),
+        "pi-1 is the first node of a new cluster",
+        "bramble.service is enabled and started",
+        "the tree is mounted at /mnt/cluster",
+        "done: the cluster is complete and clean",
+    ] {
+        assert!(said.contains(words), "it does not say {words:?}:\n{said}");
+    }
+    let uuid = machine.run(&format!("blkid -p -s UUID -o value {device}"));
+    let fstab = machine.run("grep -v '^#' /etc/fstab");
+    assert_eq!(
+        fstab,
+        format!("UUID={uuid}  {PLACE}  ext4  noatime,nofail,x-systemd.device-timeout=infinity  0  2")
+    );
+    for (unit, property, value) in [
+        ("bramble.service", "ActiveState", "active"),
+        ("bramble.service", "UnitFileState", "enabled"),
+        ("bramble.service", "StatusText", "the tree is mounted"),
+        (MOUNT, "ActiveState", "active"),
+    ] {
+        assert_eq!(machine.property(unit, property), value, "{unit} {property}");
+    }
+    machine.run("systemctl enable --now docker.service");
+    machine.wait_docker("started");
+    machine.run("echo kept >/mnt/cluster/file; sync /mnt/cluster/file");
+    // Again: nothing is done.
+    let daemon = machine.property("bramble.service", "MainPID");
+    let said = machine.run(&command);
+    for words in [
+        "is installed already",
+        "is mounted at",
+        "is node 1",
+        "enabled and runs already",
+    ] {
+        assert!(said.contains(words), "it does not say {words:?}:\n{said}");
+    }
+    assert_eq!(machine.property("bramble.service", "MainPID"), daemon);
+    assert_eq!(machine.run("grep -v '^#' /etc/fstab"), fstab);
+    machine.shut_down();
+    let clean = || {
+        let state = run("dumpe2fs", ["-h", image.to_str().unwrap()]);
+        assert!(
+            state.contains("Filesystem state:         clean") && !state.contains("needs_recovery"),
+            "the disk was not unmounted at shutdown: {state}"
+        );
+    };
+    clean();
+
+    // Nobody types anything.
+    let machine = hardware.boot();
+    machine.wait_docker("started\nstopped\nstarted");
+    check_order(&machine, &device, &uuid);
+    assert_eq!(machine.run("cat /mnt/cluster/file"), "kept");
+    machine.shut_down();
+    clean();
+    hardware.unplug(&device);
+
+    // Without the disk, the machine is up, and what has to do with the tree waits, with no limit.
+    let machine = hardware.boot();
+    machine.wait_state("other.service", "active");
+    machine.wait_state("local-fs.target", "active");
+    let at = format!("/dev/disk/by-uuid/{uuid}");
+    let disk = machine.run(&format!("systemd-escape --path --suffix=device {at}"));
+    let waits = || {
+        machine.run(&format!("[ ! -e {at} ]"));
+        assert_eq!(machine.property(&disk, "ActiveState"), "inactive");
+        let jobs = machine.run("systemctl list-jobs --no-legend | awk '{ print $2, $3, $4 }'");
+        for job in [
+            &format!("{disk} start running"),
+            &format!("{MOUNT} start waiting"),
+            "bramble.service start waiting",
+            "docker.service start waiting",
+        ] {
+            assert!(jobs.contains(job), "no job {job:?} in\n{jobs}\n{}", machine.log());
+        }
+        assert_eq!(
+            machine.run(&format!("ls -A {PLACE} /mnt/cluster; pgrep -x bramble || true")),
+            format!("/mnt/cluster:\n\n{PLACE}:")
+        );
+    };
+    waits();
+    assert_eq!(machine.property(&disk, "JobRunningTimeoutUSec"), "infinity");
+    std::thread::sleep(Duration::from_secs(3));
+    waits();
+    // It comes, under whatever name.
+    let device = machine.plug(&image);
+    machine.wait_docker("started\nstopped\nstarted\nstopped\nstarted");
+    check_order(&machine, &device, &uuid);
+    assert_eq!(machine.run("cat /mnt/cluster/file"), "kept");
+    machine.wait_state("multi-user.target", "active");
+    assert_eq!(machine.run("systemctl list-jobs --no-legend"), "");
+    machine.shut_down();
+    clean();
+}
