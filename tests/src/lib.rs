@@ -24,6 +24,7 @@ pub mod meeting;
 pub mod net;
 pub mod node;
 pub mod notify;
+pub mod package;
 pub mod run;
 pub mod seed;
 pub mod status;

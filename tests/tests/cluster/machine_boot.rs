@@ -2,38 +2,26 @@
 //! with one that comes late.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bramble_tests::janitor::Janitor;
 use bramble_tests::machine::{Booted, Machine};
-use bramble_tests::run::describe;
-use bramble_tests::{run, sh};
+use bramble_tests::{package, run};
 
 /// Where the store's disk is mounted.
 const PLACE: &str = "/var/lib/bramble";
 /// systemd's name for that.
 const MOUNT: &str = "var-lib-bramble.mount";
 
-fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
 /// A machine as it is before it is a node: with the package and the script on its disk, and a program that starts at each
 /// boot and has nothing to do with Bramble.
 fn machine(janitor: &Janitor) -> Machine<'_> {
     let machine = Machine::new(janitor, "pi-1");
-    let deb = machine.seed("srv/bramble.deb");
-    let out = janitor.dir().join("package");
-    let output = Command::new(source().join("scripts/package"))
-        .args(["--debug", "--out", out.to_str().unwrap()])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "scripts/package: {}", describe(&output));
-    let built = sh(&out, "ls *.deb");
-    fs::rename(out.join(built.trim()), &deb).unwrap();
-    fs::copy(source().join("scripts/bootstrap"), machine.seed("srv/bootstrap")).unwrap();
+    let built = package::build(&janitor.dir().join("package"));
+    fs::rename(built, machine.seed("srv/bramble.deb")).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/bootstrap");
+    fs::copy(script, machine.seed("srv/bootstrap")).unwrap();
     fs::write(
         machine.seed("etc/systemd/system/other.service"),
         "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n",
@@ -42,7 +30,7 @@ fn machine(janitor: &Janitor) -> Machine<'_> {
     machine
 }
 
-/// When something happened, in microseconds since the machine was booted.
+/// When something happened, on the kernel's monotonic clock, microseconds.
 fn time(machine: &Booted<'_>, unit: &str, what: &str) -> u64 {
     let time = machine
         .property(unit, &format!("{what}TimestampMonotonic"))
@@ -83,19 +71,25 @@ fn check_order(machine: &Booted<'_>, device: &str, uuid: &str) {
 #[test]
 fn a_bootstrapped_machine_comes_back_by_itself_also_if_its_disk_comes_late() {
     let janitor = Janitor::new(Duration::from_secs(400));
+    let begun = Instant::now();
+    let lap = |what: &str| eprintln!("machine_boot: {what}: {:.1} s", begun.elapsed().as_secs_f64());
     let hardware = machine(&janitor);
     let image = janitor.dir().join("usb-stick");
     File::create(&image).unwrap().set_len(1 << 30).unwrap();
     let device = hardware.plug(&image);
 
+    lap("package");
     // Debian, with Docker, and with a blank disk.
     let machine = hardware.boot();
     machine.run("systemctl enable --now other.service");
+    // There is no network, and everything that the package depends on.
+    machine.run("rm -rf /etc/apt/sources.list /etc/apt/sources.list.d");
     assert!(!machine.try_run("command -v bramble"));
     let command = format!(
         "sh /srv/bootstrap --deb /srv/bramble.deb --disk {device} --yes-erase {device} --listen 127.0.0.1 --no-swarm"
     );
     let said = machine.run(&command);
+    lap("bootstrap");
     for words in [
         "installing bramble",
         &format!("making a filesystem (ext4) on {device}"),
@@ -147,6 +141,7 @@ fn a_bootstrapped_machine_comes_back_by_itself_also_if_its_disk_comes_late() {
     };
     clean();
 
+    lap("off");
     // Nobody types anything.
     let machine = hardware.boot();
     machine.wait_docker("started\nstopped\nstarted");
@@ -156,6 +151,7 @@ fn a_bootstrapped_machine_comes_back_by_itself_also_if_its_disk_comes_late() {
     clean();
     hardware.unplug(&device);
 
+    lap("booted and off");
     // Without the disk, the machine is up, and what has to do with the tree waits, with no limit.
     let machine = hardware.boot();
     machine.wait_state("other.service", "active");
@@ -179,6 +175,7 @@ fn a_bootstrapped_machine_comes_back_by_itself_also_if_its_disk_comes_late() {
             format!("/mnt/cluster:\n\n{PLACE}:")
         );
     };
+    lap("late");
     waits();
     assert_eq!(machine.property(&disk, "JobRunningTimeoutUSec"), "infinity");
     std::thread::sleep(Duration::from_secs(3));
@@ -192,4 +189,5 @@ fn a_bootstrapped_machine_comes_back_by_itself_also_if_its_disk_comes_late() {
     assert_eq!(machine.run("systemctl list-jobs --no-legend"), "");
     machine.shut_down();
     clean();
+    lap("end");
 }

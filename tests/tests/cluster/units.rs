@@ -18,9 +18,9 @@ const INIT: &str =
 fn machine(janitor: &Janitor) -> Machine<'_> {
     let machine = Machine::new(janitor, "units");
     fs::copy(bramble(), machine.seed("usr/bin/bramble")).unwrap();
-    let units = machine.seed("usr/lib/systemd/system/x").with_file_name(".");
+    let units = machine.seed("usr/lib/systemd/system/bramble.service");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/systemd/.");
-    run("cp", [Path::new("-r"), &source, &units]);
+    run("cp", [Path::new("-r"), &source, units.parent().unwrap()]);
     for unit in ["bramble", "docker"] {
         let link = format!("etc/systemd/system/multi-user.target.wants/{unit}.service");
         let unit = format!("/usr/lib/systemd/system/{unit}.service");
