@@ -12,11 +12,17 @@ use crate::run::describe;
 #[must_use]
 pub fn build(out: &Path) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/package");
-    let output = Command::new(script)
+    let mut command = Command::new(script);
+    // What cargo tells a test of its package. Given to cargo again, it changes what some crates are compiled from, and all that
+    // stands on them is compiled anew: here, and by the next that calls cargo without it.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    let output = command
         .args(["--debug", "--out", out.to_str().unwrap()])
-        // cargo gives it to tests. Given to cargo, it changes what some crates are compiled from, and all that stands on
-        // them is compiled anew, here and by the next that calls cargo without it.
-        .env_remove("CARGO_MANIFEST_DIR")
         .stdin(Stdio::null())
         .output()
         .unwrap();
