@@ -147,6 +147,32 @@ fn a_bootstrapped_machine_comes_back_by_itself_also_if_its_disk_comes_late() {
     machine.wait_docker("started\nstopped\nstarted");
     check_order(&machine, &device, &uuid);
     assert_eq!(machine.run("cat /mnt/cluster/file"), "kept");
+
+    // The disk is away for a moment, as systemd hears it (a loop device cannot be pulled): the daemon goes with it and comes
+    // back, and Docker goes on.
+    let tell = |what: &str| machine.run(&format!("udevadm trigger --action={what} {device}"));
+    let pull = || {
+        tell("remove");
+        machine.wait_state("bramble.service", "inactive");
+        machine.wait_state(MOUNT, "inactive");
+    };
+    let docker = machine.property("docker.service", "MainPID");
+    pull();
+    tell("add");
+    machine.wait_state("bramble.service", "active");
+    assert_eq!(machine.run("cat /mnt/cluster/file"), "kept");
+    assert_eq!(machine.property("docker.service", "MainPID"), docker);
+    // While it is away, Docker does not start, even if nobody starts the daemon: the machine only seems to have no store.
+    machine.run("systemctl stop docker.service");
+    pull();
+    machine.run("systemctl start --no-block docker.service; systemctl stop bramble.service");
+    machine.wait_state("docker.service", "activating");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(machine.property("docker.service", "ActiveState"), "activating");
+    assert_eq!(machine.run("ls -A /mnt/cluster"), "");
+    tell("add");
+    machine.wait_docker("started\nstopped\nstarted\nstopped\nstarted");
+    lap("away and back");
     machine.shut_down();
     clean();
     hardware.unplug(&device);
@@ -182,7 +208,7 @@ fn a_bootstrapped_machine_comes_back_by_itself_also_if_its_disk_comes_late() {
     waits();
     // It comes, under whatever name.
     let device = machine.plug(&image);
-    machine.wait_docker("started\nstopped\nstarted\nstopped\nstarted");
+    machine.wait_docker("started\nstopped\nstarted\nstopped\nstarted\nstopped\nstarted");
     check_order(&machine, &device, &uuid);
     assert_eq!(machine.run("cat /mnt/cluster/file"), "kept");
     machine.wait_state("multi-user.target", "active");

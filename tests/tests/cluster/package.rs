@@ -46,6 +46,7 @@ fn the_package_installs_upgrades_and_goes_without_touching_the_store() {
         "./usr/lib/systemd/system/bramble.service",
         "./usr/lib/systemd/system/bramble-vip.path",
         "./usr/lib/systemd/system/docker.service.d/bramble.conf",
+        "./usr/lib/udev/rules.d/90-bramble.rules",
         "./usr/share/man/man1/bramble.1.gz",
         "./usr/share/man/man1/bramble-vip.1.gz",
         "./usr/share/bash-completion/completions/bramble",
