@@ -8,9 +8,11 @@ timeout "$limit" cat >/dev/null || echo "the test took more than $limit s: endin
 
 lines() { [ -e "$dir/$1" ] && cat "$dir/$1"; }
 
+groups() { find /sys/fs/cgroup -depth -type d -path "*/$(basename "$dir")-*" 2>/dev/null; }
+
 # What a test has frozen would keep its processes.
-lines mounts | while read -r mount; do
-    fsfreeze -u "$mount" 2>/dev/null
+lines mounts | grep '/medium$' | while read -r medium; do
+    fsfreeze -u "$medium" 2>/dev/null
 done
 
 # A process id may have been given to another program since: the command line must name the state directory.
@@ -26,7 +28,12 @@ done
 for netns in $(lines netns); do
     [ -e "/run/netns/$netns" ] && ip netns del "$netns"
 done
-# Containers that were killed leave their control groups behind.
-find /sys/fs/cgroup -depth -type d -path "*/$(basename "$dir")-*" -exec rmdir {} + 2>/dev/null
+# Containers and machines that were killed leave their control groups behind, which are empty a moment later.
+tries=0
+while [ $tries -lt 100 ] && [ -n "$(groups)" ]; do
+    [ $tries = 0 ] || sleep 0.1
+    groups | while read -r group; do rmdir "$group"; done 2>/dev/null
+    tries=$((tries + 1))
+done
 rm -rf --one-file-system "$dir"
 exit 0

@@ -20,6 +20,7 @@ mod files;
 mod limits;
 mod links;
 mod locks;
+mod machine_boot;
 mod membership;
 mod package;
 mod programs;

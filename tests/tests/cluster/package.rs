@@ -2,12 +2,10 @@
 //! away.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use bramble_tests::janitor::Janitor;
-use bramble_tests::run::describe;
-use bramble_tests::{run, sh};
+use bramble_tests::{package, run, sh};
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -41,22 +39,14 @@ fn in_a_copy(janitor: &Janitor, script: &str) -> String {
 #[test]
 fn the_package_installs_upgrades_and_goes_without_touching_the_store() {
     let janitor = Janitor::new(Duration::from_secs(600));
-    let out = janitor.dir().to_str().unwrap();
-    let output = Command::new(source().join("scripts/package"))
-        .args(["--debug", "--out", out])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "scripts/package: {}", describe(&output));
-    let deb = sh(janitor.dir(), "ls *.deb");
-    let list = run(
-        "dpkg-deb",
-        ["--contents", janitor.dir().join(deb.trim()).to_str().unwrap()],
-    );
+    let deb = package::build(janitor.dir());
+    let list = run("dpkg-deb", ["--contents", deb.to_str().unwrap()]);
     for path in [
         "./usr/bin/bramble",
         "./usr/lib/systemd/system/bramble.service",
         "./usr/lib/systemd/system/bramble-vip.path",
         "./usr/lib/systemd/system/docker.service.d/bramble.conf",
+        "./usr/lib/udev/rules.d/90-bramble.rules",
         "./usr/share/man/man1/bramble.1.gz",
         "./usr/share/man/man1/bramble-vip.1.gz",
         "./usr/share/bash-completion/completions/bramble",
