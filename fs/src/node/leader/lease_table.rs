@@ -20,6 +20,8 @@ use crate::lease::{
     is_range, range_of,
 };
 
+mod ranges;
+
 /// What a session is to be told. Orders to one session must reach it in the order in which they were given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
@@ -216,94 +218,6 @@ impl LeaseTable {
         self.requests.insert(ticket, Request { session, id, leases });
         self.settle(BTreeSet::from([ticket]));
         Ok(())
-    }
-
-    /// A session would like to have a range, shared. It is granted now or not at all.
-    ///
-    /// # Errors
-    /// [`Overrun::Range`] if it is none.
-    pub fn try_range(&mut self, session: SessionId, id: u64, range: Ino) -> Result<(), Overrun> {
-        if !is_range(range) {
-            return Err(Overrun::Range);
-        }
-        if !self.awaited.is_empty() || self.is_wanted_whole(session, range) {
-            return Ok(());
-        }
-        let Some(granted) = self.sessions.get_mut(&session) else {
-            return Ok(());
-        };
-        granted.grants += 1;
-        let (count, mode) = (granted.grants, LeaseMode::Shared);
-        hold(
-            &mut self.places,
-            granted,
-            session,
-            Lease { ino: range, mode },
-            count,
-        );
-        self.orders.push(Order::Grant { session, id });
-        self.recall_excess(session);
-        Ok(())
-    }
-
-    /// Whether another session has, or waits for, an inode of this range exclusively.
-    fn is_wanted_whole(&self, session: SessionId, range: Ino) -> bool {
-        let is_wanted = |(ino, place): (&Ino, &Place)| {
-            let waits = |ticket: &Ticket| {
-                self.requests.get(ticket).is_some_and(|request| {
-                    request.session != session && request.leases.get(ino) == Some(&LeaseMode::Exclusive)
-                })
-            };
-            let is_exclusive =
-                |holder: &Holder| holder.session != session && holder.mode == LeaseMode::Exclusive;
-            place.holders.iter().any(is_exclusive) || place.waiting.iter().any(waits)
-        };
-        self.places.range(inodes_of(range)).any(is_wanted)
-    }
-
-    /// Tells who holds a range to give it up, if another session holds one of its inodes exclusively; `touched` are inodes
-    /// and ranges that a session has come to hold otherwise than by asking.
-    fn recall_ranges(&mut self, touched: &[Ino]) {
-        let is_exclusive = |holder: &Holder| holder.mode == LeaseMode::Exclusive;
-        let ranges = touched.iter().filter(|ino| {
-            is_range(**ino)
-                || self
-                    .places
-                    .get(ino)
-                    .is_some_and(|place| place.holders.iter().any(is_exclusive))
-        });
-        let ranges: BTreeSet<Ino> = ranges
-            .map(|ino| if is_range(*ino) { *ino } else { range_of(*ino) })
-            .collect();
-        for range in ranges {
-            let Some(place) = self.places.get(&range) else {
-                continue;
-            };
-            let holders: Vec<SessionId> = place.holders.iter().map(|holder| holder.session).collect();
-            for session in holders {
-                if self.is_wanted_whole(session, range) {
-                    self.recall(session, range, None);
-                }
-            }
-        }
-    }
-
-    /// Tells a session to give way, unless it has been told.
-    fn recall(&mut self, session: SessionId, ino: Ino, keep: Option<LeaseMode>) {
-        let holders = self.places.get_mut(&ino).map(|place| place.holders.iter_mut());
-        let holder = holders
-            .into_iter()
-            .flatten()
-            .find(|holder| holder.session == session);
-        let Some(holder) = holder.filter(|holder| !holder.recalled) else {
-            return;
-        };
-        holder.recalled = true;
-        if let Some(state) = self.sessions.get_mut(&session) {
-            state.recalled += 1;
-        }
-        let leases = vec![(ino, keep)];
-        self.orders.push(Order::Recall { session, leases });
     }
 
     /// A session gives leases up, or keeps less, and knew of its first `grants_seen` grants when it said so. What it
