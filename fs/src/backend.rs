@@ -155,6 +155,15 @@ impl<'a> Look<'a> {
         }
     }
 
+    /// At names in these directories, and the attributes of what they stand for.
+    #[must_use]
+    pub const fn named(directories: &'a [Ino], attributes: &'a [Ino]) -> Self {
+        Self {
+            whole: directories,
+            attributes,
+        }
+    }
+
     /// All inodes that are looked at.
     pub fn inodes(self) -> impl Iterator<Item = Ino> + 'a {
         self.whole.iter().chain(self.attributes).copied()

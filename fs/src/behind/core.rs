@@ -169,7 +169,7 @@ impl Core {
             return (Duration::ZERO, Vec::new());
         }
         let longest = self.options.lent_max.min(self.valid_until.saturating_sub(now));
-        let leases = self.leases.covering(look);
+        let leases: Vec<Ino> = self.leases.covering(look).collect();
         let time = self
             .leases
             .lend(&leases, (moment.grants, moment.number), now, longest);
@@ -268,12 +268,12 @@ impl Core {
         if !self.is_valid(now) {
             return Attempt::Wait;
         }
-        match self.leases.usable(&shared(self.leases.covering(look)), &[]) {
+        match self.leases.usable(shared(self.leases.covering(look)), &[]) {
             None => {
                 if let Some(range) = self.leases.missed(look.attributes) {
                     self.tell(range);
                 }
-                Attempt::Acquire(shared(look.inodes()))
+                Attempt::Acquire(shared(look.inodes()).collect())
             }
             Some(since) if since > applied => Attempt::Apply(since),
             Some(_) => Attempt::Done(Reply::Done, Vec::new()),
@@ -298,7 +298,7 @@ impl Core {
         if footprint.way == Way::Free {
             return Ok(Attempt::Free);
         }
-        match self.leases.usable(&footprint.leases, wish.pinned) {
+        match self.leases.usable(footprint.leases.iter().copied(), wish.pinned) {
             None => return Ok(Attempt::Acquire(footprint.leases)),
             Some(since) if since > wish.applied => return Ok(Attempt::Apply(since)),
             Some(_) => {}
@@ -449,7 +449,7 @@ impl Core {
 }
 
 /// Leases for reading.
-fn shared(inodes: impl IntoIterator<Item = Ino>) -> Vec<Lease> {
+fn shared(inodes: impl Iterator<Item = Ino>) -> impl Iterator<Item = Lease> {
     let mode = LeaseMode::Shared;
-    inodes.into_iter().map(|ino| Lease { ino, mode }).collect()
+    inodes.map(move |ino| Lease { ino, mode })
 }

@@ -105,7 +105,7 @@ pub(super) struct LeaseCache {
 impl LeaseCache {
     /// What this node must have applied before it may use all of `wants`; `None` if it does not hold them, or is
     /// giving one up that is not among `pinned`.
-    pub(super) fn usable(&self, wants: &[Lease], pinned: &[Ino]) -> Option<u64> {
+    pub(super) fn usable(&self, wants: impl IntoIterator<Item = Lease>, pinned: &[Ino]) -> Option<u64> {
         let mut since = 0;
         for want in wants {
             let held = self.held.get(&want.ino)?;
@@ -118,18 +118,14 @@ impl LeaseCache {
     }
 
     /// The leases that a look stands on: those of inodes, or of the ranges in which they are.
-    pub(super) fn covering(&self, look: Look<'_>) -> Vec<Ino> {
-        let is_open = |lease: &Ino| self.held.get(lease).is_some_and(|held| !held.is_closing());
-        let covering = |ino: &Ino| {
-            let range = range_of(*ino);
-            if is_open(ino) || !is_open(&range) {
-                *ino
-            } else {
-                range
-            }
+    pub(super) fn covering<'a>(&'a self, look: Look<'a>) -> impl Iterator<Item = Ino> + 'a {
+        let is_open = |lease| self.held.get(&lease).is_some_and(|held| !held.is_closing());
+        let covering = move |ino| match range_of(ino) {
+            range if !is_open(ino) && is_open(range) => range,
+            _ => ino,
         };
         let whole = look.whole.iter().copied();
-        whole.chain(look.attributes.iter().map(covering)).collect()
+        whole.chain(look.attributes.iter().copied().map(covering))
     }
 
     /// The attributes of these are not covered, and asked for one by one. What to tell the leader besides.

@@ -126,11 +126,6 @@ async fn settled<T>(vfs: Arc<Vfs>, work: impl Future<Output = Result<T, FsError>
     Ok(answer)
 }
 
-/// A name in a directory, and the attributes of what it stands for.
-fn named<'a>(whole: &'a [u64], attributes: &'a [u64]) -> Look<'a> {
-    Look { whole, attributes }
-}
-
 fn owned(name: &OsStr) -> Bytes {
     Bytes::copy_from_slice(name.as_bytes())
 }
@@ -211,12 +206,12 @@ impl Filesystem for BrambleFilesystem {
                 let moment = vfs.moment();
                 match settled(vfs.clone(), vfs.lookup(parent.0, &name)).await {
                     Ok(inode) if convert::may_keep(&inode) => {
-                        let loan = vfs.lend(named(&[parent.0], &[inode.ino]), moment);
+                        let loan = vfs.lend(Look::named(&[parent.0], &[inode.ino]), moment);
                         Ok((Some(inode), loan))
                     }
                     Ok(inode) => Ok((Some(inode), Loan::none())),
                     Err(FsError::Refused(Refusal::NotFound)) => {
-                        Ok((None, vfs.lend(named(&[parent.0], &[]), moment)))
+                        Ok((None, vfs.lend(Look::whole(&[parent.0]), moment)))
                     }
                     Err(error) => Err(error),
                 }
@@ -551,7 +546,7 @@ impl Filesystem for BrambleFilesystem {
                 let entries = settled(vfs.clone(), vfs.read_dir_plus(ino.0, cookie, DIR_ENTRIES_MAX)).await?;
                 let lend = |(_, inode): &(DirEntry, Inode)| {
                     if convert::may_keep(inode) {
-                        vfs.lend(named(&[ino.0], &[inode.ino]), moment)
+                        vfs.lend(Look::named(&[ino.0], &[inode.ino]), moment)
                     } else {
                         Loan::none()
                     }

@@ -12,10 +12,10 @@ const MARK: Ino = 1 << 63;
 /// 4,096 inodes: as many as a node reserves numbers for at a time.
 const BITS: u32 = 12;
 
-/// Stands for the attributes of all inodes whose numbers are close to `ino`'s.
+/// Stands for the attributes of all inodes whose numbers are close to `ino`'s; a range stands for itself.
 #[must_use]
 pub const fn range_of(ino: Ino) -> Ino {
-    MARK | (ino & !MARK) >> BITS
+    if is_range(ino) { ino } else { MARK | ino >> BITS }
 }
 
 /// Whether this stands for a range, and not for one inode.
@@ -53,7 +53,7 @@ mod tests {
                 (range, range)
             );
             assert_eq!(inodes.count(), 4096);
-            assert_eq!(inodes_of(ino), ino..=ino);
+            assert_eq!((inodes_of(ino), range_of(range)), (ino..=ino, range));
         }
     }
 }

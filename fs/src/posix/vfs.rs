@@ -129,11 +129,9 @@ impl Vfs {
         for _ in 0..LOOKUP_TRIES {
             let known = self.named(parent, name).ok().flatten();
             // What the name most likely stands for is asked for together with it.
-            let look = Look {
-                whole: &[parent],
-                attributes: known.as_slice(),
-            };
-            self.backend.refresh(look).await?;
+            self.backend
+                .refresh(Look::named(&[parent], known.as_slice()))
+                .await?;
             let Some(ino) = self.named(parent, name)? else {
                 return Err(Refusal::NotFound.into());
             };

@@ -77,6 +77,20 @@ struct Holder {
     recalled: bool,
 }
 
+impl Holder {
+    /// Counts as told to give way from now on; false if it did before.
+    fn tell(&mut self, sessions: &mut BTreeMap<SessionId, Session>) -> bool {
+        if self.recalled {
+            return false;
+        }
+        self.recalled = true;
+        if let Some(state) = sessions.get_mut(&self.session) {
+            state.recalled += 1;
+        }
+        true
+    }
+}
+
 #[derive(Debug, Default)]
 struct Place {
     holders: Vec<Holder>,
@@ -360,11 +374,7 @@ impl LeaseTable {
             let holders = self.places.get_mut(&ino).map(|place| place.holders.iter_mut());
             for holder in holders.into_iter().flatten() {
                 let conflict = holder.session != request.session && !holder.mode.is_compatible(*wanted);
-                if conflict && !holder.recalled {
-                    holder.recalled = true;
-                    if let Some(state) = self.sessions.get_mut(&holder.session) {
-                        state.recalled += 1;
-                    }
+                if conflict && holder.tell(&mut self.sessions) {
                     let keep = (*wanted == LeaseMode::Shared).then_some(LeaseMode::Shared);
                     recalls.entry(holder.session).or_default().push((ino, keep));
                 }

@@ -111,7 +111,7 @@ pub(super) fn leased_vfs(cluster: &Arc<LocalCluster>, leader: &Arc<LocalLeader>,
     leased_node(cluster, leader, limits, small_batches()).1
 }
 
-pub(super) fn small_batches() -> BehindOptions {
+fn small_batches() -> BehindOptions {
     BehindOptions {
         inline_bytes_max: 256,
         chunk_bytes_max: 4096,
@@ -121,7 +121,7 @@ pub(super) fn small_batches() -> BehindOptions {
     }
 }
 
-pub(super) fn leased_node(
+fn leased_node(
     cluster: &Arc<LocalCluster>,
     leader: &Arc<LocalLeader>,
     limits: Limits,
@@ -206,10 +206,7 @@ async fn what_nobody_waits_for_goes_to_chunks_sooner() {
 
 #[tokio::test]
 async fn a_lease_that_comes_when_its_caller_has_gone_can_be_given_back() {
-    let cluster = cluster();
-    let leader = LocalLeader::new(cluster.store());
-    let (backend, _) = leased_node(&cluster, &leader, small_limits(), small_batches());
-    let other = leased_vfs(&cluster, &leader, small_limits());
+    let (_, backend, _, other) = leased_pair();
     let mut asked = Box::pin(backend.refresh(Look::whole(&[ROOT_INO])));
     assert!(asked.as_mut().now_or_never().is_none());
     while behind::holder(&backend).status().shared == 0 {
@@ -326,7 +323,7 @@ async fn a_file_that_goes_while_its_bytes_are_stored_takes_nothing_with_it() {
 }
 
 /// Two nodes under leases, the first with its backend.
-fn leased_pair() -> (Arc<LocalCluster>, Arc<LeasedBackend>, Arc<Vfs>, Arc<Vfs>) {
+pub(super) fn leased_pair() -> (Arc<LocalCluster>, Arc<LeasedBackend>, Arc<Vfs>, Arc<Vfs>) {
     let cluster = cluster();
     let leader = LocalLeader::new(cluster.store());
     let (backend, one) = leased_node(&cluster, &leader, small_limits(), small_batches());

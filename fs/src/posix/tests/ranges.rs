@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::leases::{LocalLeader, leased_node, leased_vfs, opened, small_batches};
+use super::leases::{LocalLeader, leased_pair, leased_vfs, opened};
 use super::*;
 use crate::behind;
 use crate::lease::LeaseHolder as _;
@@ -28,7 +28,7 @@ async fn many_files(vfs: &Vfs) -> Vec<Ino> {
 async fn attributes_of_many_files_are_asked_for_together_and_never_old() {
     let cluster = cluster();
     let leader = LocalLeader::new(cluster.store());
-    let (_, one) = leased_node(&cluster, &leader, small_limits(), small_batches());
+    let one = leased_vfs(&cluster, &leader, small_limits());
     let other = leased_vfs(&cluster, &leader, small_limits());
     let files = many_files(&one).await;
     let before = leader.requests.load(Ordering::Relaxed);
@@ -57,10 +57,7 @@ async fn attributes_of_many_files_are_asked_for_together_and_never_old() {
 
 #[tokio::test]
 async fn the_lease_of_a_mapped_file_stays_however_many_others_come() {
-    let cluster = cluster();
-    let leader = LocalLeader::new(cluster.store());
-    let (backend, one) = leased_node(&cluster, &leader, small_limits(), small_batches());
-    let other = leased_vfs(&cluster, &leader, small_limits());
+    let (_, backend, one, other) = leased_pair();
     let files = many_files(&other).await;
     // In the kernel's place.
     one.invalidations().attach();

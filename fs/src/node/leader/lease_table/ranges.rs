@@ -54,45 +54,27 @@ impl LeaseTable {
     /// Tells who holds a range to give it up, if another session holds one of its inodes exclusively; `touched` are inodes
     /// and ranges that a session has come to hold otherwise than by asking.
     pub(super) fn recall_ranges(&mut self, touched: &[Ino]) {
-        let is_exclusive = |holder: &Holder| holder.mode == LeaseMode::Exclusive;
-        let ranges = touched.iter().filter(|ino| {
-            is_range(**ino)
-                || self
-                    .places
-                    .get(ino)
-                    .is_some_and(|place| place.holders.iter().any(is_exclusive))
-        });
-        let ranges: BTreeSet<Ino> = ranges
-            .map(|ino| if is_range(*ino) { *ino } else { range_of(*ino) })
-            .collect();
+        let ranges: BTreeSet<Ino> = touched.iter().map(|ino| range_of(*ino)).collect();
         for range in ranges {
-            let Some(place) = self.places.get(&range) else {
-                continue;
-            };
-            let holders: Vec<SessionId> = place.holders.iter().map(|holder| holder.session).collect();
+            let place = self.places.get(&range);
+            let holders = place.map(|place| place.holders.iter().map(|holder| holder.session).collect());
+            let holders: Vec<SessionId> = holders.unwrap_or_default();
             for session in holders {
                 if self.is_owned_elsewhere(session, range) {
-                    self.recall(session, range, None);
+                    self.recall_range(session, range);
                 }
             }
         }
     }
 
-    /// Tells a session to give way, unless it has been told.
-    fn recall(&mut self, session: SessionId, ino: Ino, keep: Option<LeaseMode>) {
-        let holders = self.places.get_mut(&ino).map(|place| place.holders.iter_mut());
-        let holder = holders
-            .into_iter()
-            .flatten()
-            .find(|holder| holder.session == session);
-        let Some(holder) = holder.filter(|holder| !holder.recalled) else {
-            return;
-        };
-        holder.recalled = true;
-        if let Some(state) = self.sessions.get_mut(&session) {
-            state.recalled += 1;
+    /// Tells a session to give a range up, unless it has been told.
+    fn recall_range(&mut self, session: SessionId, range: Ino) {
+        let holders = self.places.get_mut(&range).map(|place| place.holders.iter_mut());
+        let mut holders = holders.into_iter().flatten();
+        let holder = holders.find(|holder| holder.session == session);
+        if holder.is_some_and(|holder| holder.tell(&mut self.sessions)) {
+            let leases = vec![(range, None)];
+            self.orders.push(Order::Recall { session, leases });
         }
-        let leases = vec![(ino, keep)];
-        self.orders.push(Order::Recall { session, leases });
     }
 }
