@@ -60,7 +60,7 @@ fn members(cluster: &Cluster, index: usize) -> BTreeMap<String, (u64, bool)> {
 #[test]
 fn three_machines_make_one_swarm_and_a_blank_one_takes_a_dead_ones_place() {
     let cluster = hosts("bootstrap", 3, true);
-    let mut dockers: Vec<DockerHost> = (0..3).map(|index| DockerHost::start(&cluster, index)).collect();
+    let mut dockers = docker_on_all(&cluster);
     let node = |index: usize| cluster.node(index);
     let peer = node(0).listen.clone();
     let names: Vec<String> = cluster.nodes().iter().map(|node| node.name.clone()).collect();
