@@ -218,6 +218,9 @@ impl Shared {
                 now: self.now(),
                 applied: self.applied(),
             })?;
+            if core.is_crowded {
+                self.kick.notify_one();
+            }
             Ok(match attempt {
                 Attempt::Acquire(_)
                 | Attempt::Apply(_)

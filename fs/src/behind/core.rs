@@ -88,6 +88,8 @@ pub(super) struct Core {
     pub(super) due: BTreeSet<Ino>,
     /// Whether the queue is due, too.
     pub(super) queue_is_due: bool,
+    /// Somebody waits for room, which only a push makes: what is there may be less than a batch.
+    pub(super) is_crowded: bool,
 }
 
 impl Core {
@@ -110,6 +112,7 @@ impl Core {
             requests: Requests::default(),
             due: BTreeSet::new(),
             queue_is_due: false,
+            is_crowded: false,
         }
     }
 
@@ -311,6 +314,7 @@ impl Core {
             return Ok(self.gate(session, inodes));
         }
         if !self.has_room(wish) {
+            self.is_crowded = true;
             return Ok(Attempt::Wait);
         }
         if let Some(attempt) = self.check_quota(wish)? {
@@ -423,7 +427,8 @@ impl Core {
     /// Whether what is pending should be pushed without being asked for.
     pub(super) fn is_due(&self, now: Duration) -> bool {
         let options = &self.options;
-        self.pending.active_bytes() >= options.background_bytes
+        self.is_crowded
+            || self.pending.active_bytes() >= options.background_bytes
             || self.pending.untaken() >= options.queued_max / 2
             || self.pending.queue_bytes() >= self.room.queue_bytes / 2
             || self

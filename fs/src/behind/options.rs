@@ -9,6 +9,10 @@ use crate::medium::Medium;
 const BATCH_TIME: Duration = Duration::from_millis(150);
 /// Also on a medium that takes less in that time.
 const BATCH_BYTES_MIN: usize = 512 << 10;
+/// And no more on one that takes more: while one batch is on its way, there is always room for the next.
+const BATCH_BYTES_MAX: usize = 2 << 20;
+/// What keeping a batch costs beyond its bytes, if it consists of pages or more.
+const BATCH_OVERHEAD_BYTES: usize = 128 << 10;
 /// What `inline_bytes_max` can be.
 const INLINE_BYTES: std::ops::RangeInclusive<usize> = 64 << 10..=512 << 10;
 /// Of what is synced in small amounts, about one part in so many is still there when it would be moved out of the log:
@@ -51,7 +55,7 @@ pub struct BehindOptions {
 impl Default for BehindOptions {
     fn default() -> Self {
         Self {
-            dirty_bytes_min: 4 << 20,
+            dirty_bytes_min: 2 * (BATCH_BYTES_MAX + BATCH_OVERHEAD_BYTES),
             dirty_bytes_max: 12 << 20,
             large_bytes_max: 4 << 20,
             background_bytes: 3 << 19,
@@ -75,10 +79,8 @@ impl BehindOptions {
     pub fn for_medium(medium: &Medium) -> Self {
         let options = Self::default();
         let bytes_in = |time| usize::try_from(medium.bytes_in(time)).unwrap_or(usize::MAX);
-        // While one batch is on its way, there is room for the next.
-        let batch_bytes_max = options.dirty_bytes_min / 2;
         Self {
-            background_bytes: bytes_in(BATCH_TIME).clamp(BATCH_BYTES_MIN, batch_bytes_max),
+            background_bytes: bytes_in(BATCH_TIME).clamp(BATCH_BYTES_MIN, BATCH_BYTES_MAX),
             // In the log, what lives on is written twice; in a chunk, it costs one more sync.
             inline_bytes_max: bytes_in(medium.sync_latency * OVERWRITTEN_PARTS)
                 .clamp(*INLINE_BYTES.start(), *INLINE_BYTES.end()),

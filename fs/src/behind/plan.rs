@@ -71,6 +71,7 @@ impl Core {
         if self.due.is_empty() && !self.queue_is_due && (self.is_due(now) || self.presses(now)?) {
             self.due = self.pending.dirty_files();
             self.queue_is_due = true;
+            self.is_crowded = false;
         }
         let on_its_way = lanes.storing || lanes.ready.is_some();
         let wanted = self.wanted(on_its_way);

@@ -43,7 +43,11 @@ impl Room {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::behind::dirty::RANGE_OVERHEAD_BYTES;
+    use crate::medium::Medium;
 
     #[test]
     fn more_may_wait_in_a_small_process_and_the_least_in_a_large_one() {
@@ -65,5 +69,13 @@ mod tests {
         for room in [least, between, most] {
             assert!(room.large_bytes(&options) * 2 <= room.dirty_bytes);
         }
+        // A file has room for a whole batch of pages.
+        let medium = Medium {
+            sync_latency: Duration::from_micros(100),
+            write_bytes_per_s: 1 << 30,
+        };
+        let batch_bytes = BehindOptions::for_medium(&medium).background_bytes;
+        let pages_bytes = batch_bytes / 4096 * (4096 + RANGE_OVERHEAD_BYTES);
+        assert!(pages_bytes <= least.large_bytes(&options));
     }
 }

@@ -304,6 +304,31 @@ async fn who_writes_much_to_one_file_waits_for_it_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn who_waits_for_room_has_what_is_there_pushed() {
+    let cluster = cluster();
+    let leader = LocalLeader::new(cluster.store());
+    let options = BehindOptions {
+        large_bytes_max: 16 << 10,
+        // Neither a batch's bytes nor its age ever makes it leave.
+        background_bytes: usize::MAX,
+        age_max: Duration::MAX,
+        ..small_batches()
+    };
+    let (_, vfs) = leased_node(&cluster, &leader, small_limits(), options);
+    let (large, _) = opened(&vfs, "large").await;
+    let part = vec![7; 6 << 10];
+    let writer = async {
+        for index in 0..8 {
+            write(&vfs, large, index * part.len() as u64, &part).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), writer)
+        .await
+        .expect("there is room again");
+    assert!(committed(&cluster, large).0 > 0);
+}
+
+#[tokio::test]
 async fn a_file_that_goes_while_its_bytes_are_stored_takes_nothing_with_it() {
     let (cluster, _, one, other) = leased_pair();
     let (kept, _) = opened(&one, "kept").await;
