@@ -56,7 +56,6 @@ impl Vfs {
             return Ok(Some(Bytes::new()));
         }
         let length = usize::try_from(end - offset).unwrap_or(usize::MAX);
-        let mut data = BytesMut::zeroed(length);
         // After the inode, or it could lack bytes that the size counts; before the extents, or what is flushed in between
         // would be in neither.
         let unflushed = self.backend.unflushed(ino, offset, end);
@@ -65,21 +64,31 @@ impl Vfs {
         } else {
             unflushed.committed_end(end)
         };
+        let mut data = None;
         let mut from = offset;
         while from < committed_end {
             let extents = reader.extents(ino, from, committed_end, self.limits.extents_max)?;
             if !still_same(&reader, &before, end, strict)? {
                 return Ok(None);
             }
+            if unflushed.is_empty()
+                && let [extent] = extents.as_slice()
+                && let Some(piece) = clip(extent, offset, offset, end)
+                && piece.len as usize == length
+            {
+                // All of it is in one chunk, as in a file that was written from one end to the other: nothing is copied.
+                return Ok(Some(self.fetch_piece(piece).await?.1));
+            }
             let more = extents.len() >= self.limits.extents_max;
             let next = extents.last().map_or(end, Extent::end);
-            self.fetch(&extents, offset, from, committed_end, &mut data)
-                .await?;
+            let data = data.get_or_insert_with(|| BytesMut::zeroed(length));
+            self.fetch(&extents, offset, from, committed_end, data).await?;
             if !more || next <= from {
                 break;
             }
             from = next;
         }
+        let mut data = data.unwrap_or_else(|| BytesMut::zeroed(length));
         unflushed.put_over(offset, &mut data);
         Ok(Some(data.freeze()))
     }

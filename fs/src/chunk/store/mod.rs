@@ -5,6 +5,7 @@
 //! when a pack holds nothing in use (its file is removed), and by copying what is in use out of sparse packs
 //! ([`ChunkStore::compact_step`]); holes are not punched, since a card's own flash layer gains nothing from them.
 
+mod buffers;
 mod compact;
 mod error;
 mod files;
@@ -27,6 +28,7 @@ use raftstore::disk::Disk;
 use raftstore::meta::{CHUNK_BYTES_MAX, ChunkId};
 use tokio::sync::{Semaphore, oneshot, watch};
 
+use buffers::Buffers;
 pub use compact::CompactStep;
 pub use error::{ReadError, StoreError};
 use files::{PackFiles, at_block};
@@ -97,6 +99,7 @@ struct Shared {
     identity: StoreIdentity,
     options: StoreOptions,
     files: PackFiles,
+    buffers: Buffers,
     index: Mutex<Index>,
     queue: Queue,
     poison: watch::Sender<Option<String>>,
@@ -159,6 +162,7 @@ impl ChunkStore {
             identity,
             options,
             files,
+            buffers: Buffers::default(),
             index: Mutex::new(recovered.index),
             queue: Queue::default(),
             poison: watch::Sender::new(None),
@@ -271,11 +275,13 @@ impl ChunkStore {
         let first = offset / unit;
         let past = end.next_multiple_of(unit).min(location.len());
         let start = first * unit;
-        let mut bytes = vec![0; past.saturating_sub(start) as usize];
-        file.read_exact_at(&mut bytes, at_block(location.block + 1 + first))
+        let mut bytes = self.shared.buffers.take(past.saturating_sub(start) as usize);
+        file.read_exact_at(bytes.as_mut(), at_block(location.block + 1 + first))
             .map_err(|_| 1_u64)?;
-        match header.bad_blocks(first as usize, &bytes) {
-            0 => Ok(Bytes::from(bytes).slice((offset - start) as usize..(end - start) as usize)),
+        match header.bad_blocks(first as usize, bytes.as_ref()) {
+            0 => Ok(bytes
+                .freeze()
+                .slice((offset - start) as usize..(end - start) as usize)),
             bad => Err(bad),
         }
     }
