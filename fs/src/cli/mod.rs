@@ -6,6 +6,7 @@ mod bootstrap;
 mod demo;
 mod drain;
 mod generate;
+mod memory;
 mod run;
 mod supervise;
 mod tree;

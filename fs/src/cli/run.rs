@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::memory;
 use super::supervise::{Watchdog, notify, say};
 use super::{Outcome, text};
 use crate::backend::{Backend, SyncWhat};
@@ -61,7 +62,7 @@ pub(super) fn run(store: &Path, die_with_parent: bool, plugin: PluginSocket) -> 
         let signal = Some(rustix::process::Signal::TERM);
         rustix::process::set_parent_process_death_signal(signal).map_err(text)?;
     }
-    limit_arenas();
+    memory::set_up();
     start_log();
     raftstore::kv::abort_on_other_panics();
     let store = Store::open(Arc::new(RealDisk), store).map_err(text)?;
@@ -96,21 +97,6 @@ fn restart() -> String {
             .exec()
             .to_string(),
         Err(error) => error.to_string(),
-    }
-}
-
-/// Each malloc arena keeps its own free memory; two are enough for the threads that matter.
-fn limit_arenas() {
-    const ARENAS_MAX: libc::c_int = 2;
-    const MMAP_THRESHOLD_BYTES: libc::c_int = 256 << 10;
-    #[expect(
-        unsafe_code,
-        reason = "mallopt has no safe wrapper; it only sets parameters, before threads exist"
-    )]
-    // SAFETY: no pointers are passed, and no other thread runs yet.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, ARENAS_MAX);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
     }
 }
 
@@ -174,6 +160,7 @@ impl OpenFiles for MountedFiles {
 
 async fn daemon(store: Store, listener: TcpListener, plugin: PluginSocket) -> Result<End, String> {
     let mut signals = Signals::new().map_err(text)?;
+    tokio::spawn(memory::keep_small());
     let around = Surroundings {
         clock: Arc::new(SystemClock),
         housekeeping_interval: housekeeping::INTERVAL,
