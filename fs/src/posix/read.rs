@@ -64,7 +64,7 @@ impl Vfs {
         } else {
             unflushed.committed_end(end)
         };
-        let mut data = None;
+        let mut data = BytesMut::new();
         let mut from = offset;
         while from < committed_end {
             let extents = reader.extents(ino, from, committed_end, self.limits.extents_max)?;
@@ -81,14 +81,15 @@ impl Vfs {
             }
             let more = extents.len() >= self.limits.extents_max;
             let next = extents.last().map_or(end, Extent::end);
-            let data = data.get_or_insert_with(|| BytesMut::zeroed(length));
-            self.fetch(&extents, offset, from, committed_end, data).await?;
+            data.resize(length, 0);
+            self.fetch(&extents, offset, from, committed_end, &mut data)
+                .await?;
             if !more || next <= from {
                 break;
             }
             from = next;
         }
-        let mut data = data.unwrap_or_else(|| BytesMut::zeroed(length));
+        data.resize(length, 0);
         unflushed.put_over(offset, &mut data);
         Ok(Some(data.freeze()))
     }

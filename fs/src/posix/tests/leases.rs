@@ -272,15 +272,21 @@ async fn who_syncs_a_little_does_not_wait_for_what_others_write() {
     assert_eq!(found[..], [vec![5; 10], vec![1; 2990], vec![3; 10]].concat());
 }
 
-#[tokio::test]
-async fn who_writes_much_to_one_file_waits_for_it_and_others_do_not() {
+/// A node on which 16 KiB may wait in one file.
+fn little_room_in_a_file(options: BehindOptions) -> (Arc<LocalCluster>, Arc<Vfs>) {
     let cluster = cluster();
     let leader = LocalLeader::new(cluster.store());
     let options = BehindOptions {
         large_bytes_max: 16 << 10,
-        ..small_batches()
+        ..options
     };
     let (_, vfs) = leased_node(&cluster, &leader, small_limits(), options);
+    (cluster, vfs)
+}
+
+#[tokio::test]
+async fn who_writes_much_to_one_file_waits_for_it_and_others_do_not() {
+    let (cluster, vfs) = little_room_in_a_file(small_batches());
     let (large, _) = opened(&vfs, "large").await;
     let (other, _) = opened(&vfs, "other").await;
     cluster.set_chunks_flow(false);
@@ -305,16 +311,12 @@ async fn who_writes_much_to_one_file_waits_for_it_and_others_do_not() {
 
 #[tokio::test]
 async fn who_waits_for_room_has_what_is_there_pushed() {
-    let cluster = cluster();
-    let leader = LocalLeader::new(cluster.store());
-    let options = BehindOptions {
-        large_bytes_max: 16 << 10,
+    let (cluster, vfs) = little_room_in_a_file(BehindOptions {
         // Neither a batch's bytes nor its age ever makes it leave.
         background_bytes: usize::MAX,
         age_max: Duration::MAX,
         ..small_batches()
-    };
-    let (_, vfs) = leased_node(&cluster, &leader, small_limits(), options);
+    });
     let (large, _) = opened(&vfs, "large").await;
     let part = vec![7; 6 << 10];
     let writer = async {
