@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bramble_tests::sys::{RangeLock, lock_range};
-use bramble_tests::{Cluster, Options, brief_or_full};
+use bramble_tests::{Cluster, Options, brief_or_full, wait_for};
 use rustix::fs::{FlockOperation, flock};
 
 /// Adds one to the number in a file, in the way that needs a lock.
@@ -87,6 +87,23 @@ fn byte_ranges_conflict_only_where_they_overlap() {
     // Closing any of a process's descriptors drops its locks.
     drop(a);
     assert!(try_lock(&b, RangeLock::Write, 0, 0));
+}
+
+#[test]
+fn read_locks_go_with_the_last_descriptor_of_a_file_opened_for_reading_only() {
+    let cluster = Cluster::shared("read_only");
+    let writer = cluster.node(1).open("read_only/file");
+    let try_write = || lock_range(&writer, RangeLock::Write, 0, 0, false).is_ok();
+    let reader = File::open(cluster.node(0).path("read_only/file")).unwrap();
+    let copy = reader.try_clone().unwrap();
+    lock_range(&reader, RangeLock::Read, 0, 10, false).unwrap();
+    drop(reader);
+    assert!(!try_write(), "a copy of the descriptor is still open");
+    drop(copy);
+    // The kernel does not wait for the answer to this close.
+    wait_for("the lock to be free", Duration::from_secs(10), || {
+        try_write().then_some(())
+    });
 }
 
 #[test]
